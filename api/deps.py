@@ -1,0 +1,96 @@
+"""What routes ask for by name: found, or answered with where to look."""
+
+import re
+from dataclasses import dataclass
+from threading import Event, Semaphore
+from typing import Annotated
+
+from fastapi import Depends, HTTPException, Path, Query, Request, Response
+
+from api.database import Job, JobStore
+from api.previews import PreviewMaker
+from api.runner import Runner
+from api.settings import VERSION, Settings
+from api.tables import TableCache
+from curation.clips import Lake, Snapshot, UnknownSnapshot
+
+NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$"
+"""Names of data sets and recipes: nothing that could be read as a path or an option."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Service:
+    """Everything that lives as long as the service."""
+
+    settings: Settings
+    store: JobStore
+    runner: Runner
+    lake: Lake
+    tables: TableCache
+    previews: PreviewMaker
+    streams: Semaphore
+    closing: Event
+
+
+def service(request: Request) -> Service:
+    return request.app.state.service
+
+
+ServiceDep = Annotated[Service, Depends(service)]
+
+
+def find_lake(here: ServiceDep) -> Lake:
+    """The lake, or 404 while nothing was curated into it yet."""
+    if not Lake.exists(here.settings.data):
+        raise HTTPException(404, f"nothing was curated into {here.settings.data} yet; POST /v1/jobs starts a job")
+    return here.lake
+
+
+LakeDep = Annotated[Lake, Depends(find_lake)]
+
+
+def find_snapshot(
+    lake: LakeDep,
+    request: Request,
+    response: Response,
+    name: Annotated[str, Path(pattern=NAME)],
+    snapshot: Annotated[int | None, Query(ge=0, lt=2**31)] = None,
+) -> Snapshot:
+    """The snapshot asked for, the newest by default. Its number is the entity tag: what it answers never changes."""
+    if name not in lake.datasets():
+        raise HTTPException(404, f"no data set {name!r}; GET /v1/datasets lists them")
+    try:
+        found = lake.snapshot(name, snapshot)
+    except UnknownSnapshot as error:
+        raise HTTPException(404, f"{error}; GET /v1/datasets/{name}/snapshots lists them") from None
+    tag = f'"{name}@{found.number}-{VERSION}"'
+    caching = {"etag": tag, "cache-control": "private, no-cache"}
+    if tag in re.split(r"\s*,\s*", request.headers.get("if-none-match", "")):
+        raise NotModified(caching)
+    response.headers.update(caching)
+    return found
+
+
+class NotModified(Exception):
+    """The caller already has this answer."""
+
+    def __init__(self, headers: dict[str, str]):
+        super().__init__(headers)
+        self.headers = headers
+
+
+def not_modified(_request: Request, error: Exception) -> Response:
+    assert isinstance(error, NotModified)
+    return Response(status_code=304, headers=error.headers)
+
+
+SnapshotDep = Annotated[Snapshot, Depends(find_snapshot)]
+
+
+def find_job(here: ServiceDep, job_id: str) -> Job:
+    if job := here.store.get(job_id):
+        return job
+    raise HTTPException(404, f"no job {job_id[:40]!r}; GET /v1/jobs lists them")
+
+
+JobDep = Annotated[Job, Depends(find_job)]

@@ -1,0 +1,109 @@
+"""The gate every request passes: known host, own origin, bounded body, and headers that keep a browser strict."""
+
+from collections.abc import MutableMapping
+from typing import Any
+from urllib.parse import urlsplit
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from api.problems import problem
+from api.settings import Settings
+
+HEADERS = {
+    "content-security-policy": (
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; media-src 'self'; "
+        "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    ),
+    "x-content-type-options": "nosniff",
+    "x-frame-options": "DENY",
+    "referrer-policy": "no-referrer",
+    "cross-origin-opener-policy": "same-origin",
+    "cross-origin-resource-policy": "same-origin",
+    "permissions-policy": "camera=(), microphone=(), geolocation=()",
+}
+READING = frozenset({"GET", "HEAD", "OPTIONS"})
+
+
+class _TooLarge(Exception):
+    """More bytes came in than a request may have."""
+
+
+def _host_name(authority: str) -> str:
+    """`127.0.0.1:8000` -> `127.0.0.1`; `[::1]:8000` -> `::1`; nonsense -> the empty string."""
+    try:
+        return (urlsplit(f"//{authority}").hostname or "").lower()
+    except ValueError:
+        return ""
+
+
+class Gate:
+    """Pure ASGI, so that streams and files pass through it unbuffered."""
+
+    def __init__(self, app: ASGIApp, settings: Settings):
+        self.app = app
+        self.hosts = settings.answered_hosts
+        self.max_body_bytes = settings.max_body_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            if scope["type"] == "lifespan":
+                await self.app(scope, receive, send)
+            return
+
+        started = False
+
+        async def send_strict(message: Message) -> None:
+            nonlocal started
+            if message["type"] == "http.response.start":
+                started = True
+                headers = MutableHeaders(scope=message)
+                for name, value in HEADERS.items():
+                    headers[name] = value
+                if "cache-control" not in headers:
+                    headers["cache-control"] = "no-store"
+            await send(message)
+
+        read = 0
+
+        async def receive_bounded() -> MutableMapping[str, Any]:
+            nonlocal read
+            message = await receive()
+            read += len(message.get("body", b""))
+            if read > self.max_body_bytes:
+                raise _TooLarge
+            return message
+
+        refusal = self._refusal(scope)
+        if refusal is not None:
+            status, detail = refusal
+            await problem(status, detail, scope["path"])(scope, receive, send_strict)
+            return
+        try:
+            await self.app(scope, receive_bounded, send_strict)
+        except _TooLarge:
+            if not started:
+                await problem(413, self._limit(), scope["path"])(scope, receive, send_strict)
+
+    def _limit(self) -> str:
+        return f"a request may have at most {self.max_body_bytes:,} bytes"
+
+    def _refusal(self, scope: Scope) -> tuple[int, str] | None:
+        headers = Headers(scope=scope)
+        host = headers.get("host", "")
+        if _host_name(host) not in self.hosts:
+            return 421, f"this service does not answer for the host {host[:100]!r}; CINEMILL_ALLOWED_HOSTS adds a name"
+        origin = headers.get("origin")
+        if scope["method"] not in READING and origin is not None:
+            try:
+                same = urlsplit(origin).netloc.lower() == host.lower()
+            except ValueError:
+                same = False
+            if not same:
+                return 403, "requests that change something must come from this service's own page"
+        length = headers.get("content-length", "0")
+        if not length.isascii() or not length.isdigit():
+            return 400, "the Content-Length header is not a number"
+        if int(length[:20]) > self.max_body_bytes:
+            return 413, self._limit()
+        return None

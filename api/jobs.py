@@ -1,0 +1,225 @@
+"""Where the work of a job happens: a child process of this service, or a Ray job. The one door to Ray Jobs."""
+
+import json
+import os
+import shlex
+import signal
+import subprocess
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+from api.settings import Settings, child_environment
+
+Force = Literal["ask", "terminate", "kill"]
+UNKNOWN_EXIT = -1
+"""What `ended` answers for work that is over but whose exit status nobody can tell any more."""
+
+
+class Executor(Protocol):
+    """Starts work, finds it again by its handle after a restart of the service, and stops it."""
+
+    name: str
+
+    def start(self, work_id: str, arguments: Sequence[str]) -> tuple[str, int | None]:
+        """Begin; answer with the handle and, if there is one here, the process id."""
+        ...
+
+    def ended(self, handle: str) -> int | None:
+        """None while it runs, else its exit status (or UNKNOWN_EXIT)."""
+        ...
+
+    def stop(self, handle: str, force: Force) -> None: ...
+
+    def progress(self, work_id: str, offset: int) -> tuple[list[dict[str, Any]], int]:
+        """Progress objects written since `offset`, and the offset to go on from."""
+        ...
+
+    def result(self, work_id: str) -> dict[str, Any] | None:
+        """The JSON object the command printed at its end, if it came so far."""
+        ...
+
+    def complaint(self, work_id: str) -> str:
+        """The end of what the command said on stderr."""
+        ...
+
+
+class LocalExecutor:
+    """Child processes in sessions of their own: they outlive the service, and are found again by process id and start time."""
+
+    name = "local"
+
+    def __init__(self, settings: Settings):
+        self.command = settings.job_command
+        self.folder = settings.state_folder / "jobs"
+        self.children: dict[int, subprocess.Popen[bytes]] = {}
+
+    def start(self, work_id: str, arguments: Sequence[str]) -> tuple[str, int | None]:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        progress = self._path(work_id, "progress")
+        progress.touch()
+        with self._path(work_id, "out").open("wb") as out, self._path(work_id, "err").open("wb") as err:
+            child = subprocess.Popen(
+                [*self.command, *arguments], stdin=subprocess.DEVNULL, stdout=out, stderr=err,
+                env=child_environment(CINEMILL_PROGRESS=str(progress)), start_new_session=True,
+            )  # fmt: skip
+        self.children[child.pid] = child
+        return f"{child.pid}:{process_start(child.pid)}", child.pid
+
+    def ended(self, handle: str) -> int | None:
+        pid, started = _split(handle)
+        child = self.children.get(pid)
+        if child is not None:
+            status = child.poll()
+            if status is not None:
+                del self.children[pid]
+            return status
+        return None if process_start(pid) == started else UNKNOWN_EXIT
+
+    def stop(self, handle: str, force: Force) -> None:
+        pid, started = _split(handle)
+        if process_start(pid) != started:  # gone, or another process by now
+            return
+        if force == "ask":
+            os.kill(pid, signal.SIGINT)
+        elif force == "terminate":
+            os.kill(pid, signal.SIGTERM)
+        else:
+            os.killpg(pid, signal.SIGKILL)  # the child leads its session, so its workers go with it
+
+    def progress(self, work_id: str, offset: int) -> tuple[list[dict[str, Any]], int]:
+        try:
+            with self._path(work_id, "progress").open("rb") as file:
+                file.seek(offset)
+                text = file.read()
+        except FileNotFoundError:
+            return [], offset
+        whole = text[: text.rfind(b"\n") + 1]  # the last line may still be on its way
+        return _objects(whole.decode(errors="replace").splitlines()), offset + len(whole)
+
+    def result(self, work_id: str) -> dict[str, Any] | None:
+        return _last_object(_text(self._path(work_id, "out")))
+
+    def complaint(self, work_id: str) -> str:
+        return _text(self._path(work_id, "err"))[-4000:]
+
+    def _path(self, work_id: str, kind: str) -> Path:
+        return self.folder / f"{work_id}.{kind}"
+
+
+class RayExecutor:
+    """Jobs of a Ray cluster, by its dashboard's address. The submission id is ours, so a retried submit cannot run twice."""
+
+    name = "ray"
+
+    def __init__(self, settings: Settings):
+        assert settings.ray_address is not None
+        from ray.job_submission import JobSubmissionClient  # seconds to import, so only where jobs are Ray's
+
+        self.command = settings.job_command
+        self.client = JobSubmissionClient(settings.ray_address)
+
+    def start(self, work_id: str, arguments: Sequence[str]) -> tuple[str, int | None]:
+        self.client.submit_job(
+            entrypoint=shlex.join([*self.command, *arguments]),
+            submission_id=f"cinemill-{work_id}",
+            # The log of a Ray job is what its process writes to stdout and stderr; progress travels in it.
+            runtime_env={"env_vars": {"CINEMILL_PROGRESS": "/dev/stderr"}},
+        )
+        return f"cinemill-{work_id}", None
+
+    def ended(self, handle: str) -> int | None:
+        try:
+            status = str(self.client.get_job_status(handle).value)
+        except RuntimeError as error:
+            if "does not exist" in str(error):
+                return UNKNOWN_EXIT
+            return None  # the cluster does not answer just now; the commit, not its word, decides in the end
+        except OSError:
+            return None
+        return {"SUCCEEDED": 0, "FAILED": 1, "STOPPED": 130}.get(status)
+
+    def stop(self, handle: str, force: Force) -> None:
+        if force == "ask":  # Ray itself terminates, waits, and kills
+            self.client.stop_job(handle)
+
+    def progress(self, work_id: str, offset: int) -> tuple[list[dict[str, Any]], int]:
+        log = self._log(work_id)
+        whole = log[: log.rfind("\n") + 1]
+        return [found for found in _objects(whole[offset:].splitlines()) if "stage" in found], max(offset, len(whole))
+
+    def result(self, work_id: str) -> dict[str, Any] | None:
+        found = _last_object(self._log(work_id))
+        return None if found is not None and "stage" in found else found
+
+    def complaint(self, work_id: str) -> str:
+        lines = [line for line in self._log(work_id).splitlines() if not line.startswith('{"stage"')]
+        return "\n".join(lines)[-4000:]
+
+    def _log(self, work_id: str) -> str:
+        try:
+            return self.client.get_job_logs(f"cinemill-{work_id}")
+        except (RuntimeError, OSError):
+            return ""
+
+
+def choose_executor(settings: Settings) -> Executor:
+    """Ray's if an address is set, else child processes."""
+    return RayExecutor(settings) if settings.ray_address else LocalExecutor(settings)
+
+
+def process_start(pid: int) -> str:
+    """When process `pid` started, in words of the system; empty if it is gone. Tells a process from a later one with its id."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return "" if fields[0] in "ZX" else fields[19]
+    except (OSError, IndexError):
+        if Path("/proc/self/stat").exists():
+            return ""
+    told = subprocess.run(["ps", "-o", "lstart=", "-p", str(pid)], capture_output=True, text=True, check=False)
+    return told.stdout.strip()
+
+
+def wait_ended(executor: Executor, handle: str, seconds: float) -> bool:
+    """Whether the work ended within `seconds`."""
+    until = time.monotonic() + seconds
+    while executor.ended(handle) is None:
+        if time.monotonic() > until:
+            return False
+        time.sleep(0.05)
+    return True
+
+
+def _split(handle: str) -> tuple[int, str]:
+    pid, _, started = handle.partition(":")
+    return int(pid), started
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(errors="replace")
+    except FileNotFoundError:
+        return ""
+
+
+def _objects(lines: Sequence[str]) -> list[dict[str, Any]]:
+    found = []
+    for line in lines:
+        try:
+            value = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(value, dict):
+            found.append(value)
+    return found
+
+
+def _last_object(text: str) -> dict[str, Any] | None:
+    """The JSON object at the end of `text`, on one line or on many."""
+    end = text.rstrip()
+    start = max(end.rfind("\n{"), 0 if end.startswith("{") else -1)
+    if start < 0:
+        return None
+    found = _objects([end[start:]])
+    return found[0] if found else None

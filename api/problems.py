@@ -1,0 +1,77 @@
+"""One shape for every error: application/problem+json (RFC 9457)."""
+
+import logging
+from http import HTTPStatus
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel
+from starlette.exceptions import HTTPException
+
+log = logging.getLogger(__name__)
+
+
+class FieldProblem(BaseModel):
+    """One field of a request that was refused, and why."""
+
+    where: str
+    message: str
+
+
+class Problem(BaseModel):
+    """What every error looks like on the wire."""
+
+    type: str = "about:blank"
+    title: str
+    status: int
+    detail: str
+    instance: str
+    errors: list[FieldProblem] | None = None
+
+
+def problem(
+    status: int,
+    detail: str,
+    instance: str,
+    errors: list[FieldProblem] | None = None,
+    headers: dict[str, str] | None = None,
+) -> JSONResponse:
+    """An error as a response; the title follows from the status."""
+    body = Problem(title=HTTPStatus(status).phrase, status=status, detail=detail, instance=instance, errors=errors)
+    return JSONResponse(
+        body.model_dump(exclude_none=True), status, headers=headers, media_type="application/problem+json"
+    )
+
+
+def _refused(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, HTTPException)
+    detail = str(error.detail)
+    if error.status_code == 404 and detail == "Not Found":
+        detail = "there is nothing here; GET /v1/openapi.json lists what there is"
+    if error.status_code == 405:
+        detail = f"{request.method} is not offered here; the Allow header says what is"
+    headers = dict(error.headers) if error.headers else None
+    return problem(error.status_code, detail, request.url.path, headers=headers)
+
+
+def _invalid(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, RequestValidationError)
+    errors = [
+        FieldProblem(where=".".join(str(part) for part in found["loc"]), message=found["msg"])
+        for found in error.errors()[:20]
+    ]
+    detail = "; ".join(f"{found.where}: {found.message}" for found in errors[:3]) or "the request is not valid"
+    return problem(422, detail, request.url.path, errors)
+
+
+def _crashed(request: Request, error: Exception) -> JSONResponse:
+    log.error("%s %s failed", request.method, request.url.path, exc_info=error)
+    return problem(500, "the service failed to answer this; its log says why", request.url.path)
+
+
+def install(app: FastAPI) -> None:
+    """Make every error of `app`, foreseen or not, a problem; what went wrong inside stays in the log."""
+    app.add_exception_handler(HTTPException, _refused)
+    app.add_exception_handler(RequestValidationError, _invalid)
+    app.add_exception_handler(Exception, _crashed)

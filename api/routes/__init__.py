@@ -1,0 +1,1 @@
+"""One file per feature; api.app lists their routers."""

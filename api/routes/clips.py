@@ -1,0 +1,109 @@
+"""One clip: what was measured, what was decided and why; and something to look at."""
+
+from typing import Annotated, Any, Literal
+
+import pyarrow.compute as pc
+from fastapi import APIRouter, Depends, HTTPException, Path, Query
+from fastapi.responses import FileResponse
+from pydantic import BaseModel
+
+from api.deps import NAME, LakeDep, Service, ServiceDep
+from api.pages import plain
+from api.previews import Busy
+from curation.clips import Snapshot, UnknownSnapshot, UnreadableVideo
+
+router = APIRouter(prefix="/v1/clips/{clip_id}", tags=["clips"])
+CLIP_ID = r"^[0-9a-f]{32}$"
+
+
+class FoundClip:
+    """A clip's row, and the snapshot it was found in."""
+
+    def __init__(self, row: dict[str, Any], snapshot: Snapshot):
+        self.row = row
+        self.snapshot = snapshot
+
+
+def find_clip(
+    here: ServiceDep,
+    lake: LakeDep,
+    clip_id: Annotated[str, Path(pattern=CLIP_ID)],
+    dataset: Annotated[str | None, Query(pattern=NAME)] = None,
+    snapshot: Annotated[int | None, Query(ge=0, lt=2**31)] = None,
+) -> FoundClip:
+    """In the snapshot named, else in the newest of the data set named, else in the newest of any that has it."""
+    try:
+        if dataset is not None or snapshot is not None:
+            places = [lake.snapshot(dataset, snapshot)]
+        else:
+            places = sorted((lake.snapshot(name) for name in lake.datasets()), key=lambda each: -each.number)
+    except UnknownSnapshot as error:
+        raise HTTPException(404, str(error)) from None
+    for place in places:
+        table = here.tables.get(place, "clips")
+        at = pc.index(table["clip_id"], clip_id).as_py()
+        if at >= 0:
+            return FoundClip(table.slice(at, 1).to_pylist()[0], place)
+    raise HTTPException(404, f"no clip {clip_id}; GET /v1/datasets/{{name}}/rows?table=clips lists them")
+
+
+ClipDep = Annotated[FoundClip, Depends(find_clip)]
+
+
+class ClipView(BaseModel):
+    """Everything known of a clip."""
+
+    dataset: str
+    snapshot: int
+    clip: dict[str, Any]
+    sentences: list[str]
+    preview: str
+    poster: str
+
+
+def sentences(row: dict[str, Any]) -> list[str]:
+    """The decision as a person would say it."""
+    span = f"{row['start_seconds']:.2f} s to {row['end_seconds']:.2f} s of {row['uri'].rpartition('/')[2]}"
+    said = [f"Seconds {span.replace(' s', '', 1)}: {row['fate']}."]
+    if row["reason"]:
+        said.append(f"Rule {row['rule']}: {row['reason']}.")
+    more = [rule for rule in row["failed_rules"] or () if rule != row["rule"]]
+    if more:
+        said.append(f"It also fails {', '.join(more)}.")
+    if row["unmeasured"]:
+        said.append(f"Not measured, so not held against it: {', '.join(row['unmeasured'])}.")
+    return said
+
+
+@router.get("")
+def read_clip(found: ClipDep) -> ClipView:
+    """The row of the clip with its scores and its decision, and the decision in sentences."""
+    place = found.snapshot
+    at = f"/v1/clips/{found.row['clip_id']}"
+    where = f"?dataset={place.dataset}&snapshot={place.number}"
+    return ClipView(
+        dataset=place.dataset, snapshot=place.number, clip=plain(found.row), sentences=sentences(found.row),
+        preview=f"{at}/preview.mp4{where}", poster=f"{at}/poster.webp{where}",
+    )  # fmt: skip
+
+
+@router.get("/preview.mp4", response_class=FileResponse)
+def play_preview(found: ClipDep, here: ServiceDep) -> FileResponse:
+    """At most 4 s and 360 pixels high, H.264, made when first asked for. Ranges are answered."""
+    return _file(found, here, "mp4", "video/mp4")
+
+
+@router.get("/poster.webp", response_class=FileResponse)
+def show_poster(found: ClipDep, here: ServiceDep) -> FileResponse:
+    """One picture from the middle of the preview."""
+    return _file(found, here, "webp", "image/webp")
+
+
+def _file(found: FoundClip, here: Service, kind: Literal["mp4", "webp"], media_type: str) -> FileResponse:
+    try:
+        path = here.previews.get(found.row, kind)
+    except UnreadableVideo as error:
+        raise HTTPException(404, f"nothing to show: {error}") from None
+    except Busy:
+        raise HTTPException(503, "all preview makers are busy; try again", {"retry-after": "5"}) from None
+    return FileResponse(path, media_type=media_type, headers={"cache-control": "private, max-age=86400"})

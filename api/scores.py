@@ -1,0 +1,176 @@
+"""Scores against rules: histograms, and what would be kept at other thresholds. A query, never a decode."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from curation.clips import Snapshot
+from curation.contracts import signals
+from curation.decide import COMPARE
+from curation.recipes import Rule, parse_recipe
+
+NUM_BINS = 64
+UNITS = {"shot_seconds": "s", "duration_seconds": "s", "fps": "1/s"}
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What was measured of the N clips of a snapshot, and what was decided. A null score is nan."""
+
+    rules: tuple[Rule, ...]
+    clips: pa.Table
+
+    @staticmethod
+    def of(snapshot: Snapshot, clips: pa.Table) -> "Scores":
+        """clips: the joined clips of the snapshot. The rules are those of the recipe it was made with."""
+        return Scores(rules=parse_recipe(snapshot.commit.recipe, "the recipe of this snapshot").all_rules, clips=clips)
+
+    @cached_property
+    def kept(self) -> np.ndarray:
+        """bool [N]: kept by the recipe."""
+        return np.asarray(pc.equal(self.clips["fate"], "kept"))
+
+    @cached_property
+    def set_aside(self) -> np.ndarray:
+        """bool [N]: passed the rules, but is a copy, or one too many of its kind: no threshold here changes that."""
+        return np.asarray(pc.fill_null(pc.starts_with(self.clips["rule"], "content."), False))
+
+    def values(self, signal: str) -> np.ndarray:
+        """float64 [N]."""
+        if signal not in self.clips.column_names:
+            return np.full(self.clips.num_rows, np.nan)
+        return self.clips[signal].cast(pa.float64()).to_numpy(zero_copy_only=False)
+
+    def fails(self, rule: Rule, threshold: float | None = None) -> np.ndarray:
+        """bool [N]: measured, and not what the rule asks for. What was not measured fails nothing."""
+        values = self.values(rule.signal)
+        passes = COMPARE[rule.comparison](values, rule.threshold if threshold is None else threshold)
+        return ~passes & ~np.isnan(values)
+
+    def what_if(self, thresholds: Mapping[str, float]) -> "WhatIf":
+        """Counts at other thresholds; rules not named keep theirs."""
+        failed = np.zeros(self.clips.num_rows, bool)
+        unmeasured = np.zeros(self.clips.num_rows, bool)
+        for rule in self.rules:
+            failed |= self.fails(rule, thresholds.get(rule.name))
+            unmeasured |= np.isnan(self.values(rule.signal))
+        passing = ~failed & ~self.set_aside
+        # A clip the recipe kept was kept with what was measured of it; another that lacks a score is not promised.
+        certain = passing & (self.kept | ~unmeasured)
+        return WhatIf(
+            clips=len(failed),
+            kept=int(certain.sum()),
+            entering=int((certain & ~self.kept).sum()),
+            leaving=int((self.kept & ~certain).sum()),
+            unmeasured=int((passing & ~certain).sum()),
+            set_aside=int((~failed & self.set_aside).sum()),
+        )
+
+    @cached_property
+    def _failures(self) -> dict[str, np.ndarray]:
+        return {rule.name: self.fails(rule) for rule in self.rules}
+
+    def histogram(self, signal: str) -> "Histogram":
+        """One signal in 64 bins: all clips, those kept, those that only the rules on this signal reject."""
+        values = self.values(signal)
+        measured = ~np.isnan(values)
+        rules = [rule for rule in self.rules if rule.signal == signal]
+        low, high = _range(values[measured], [rule.threshold for rule in rules])
+        here = _any(self._failures, [rule.name for rule in rules], len(values))
+        elsewhere = _any(self._failures, [rule.name for rule in self.rules if rule.signal != signal], len(values))
+        elsewhere |= self.set_aside
+        places = np.clip((values[measured] - low) / (high - low) * NUM_BINS, 0, NUM_BINS - 1).astype(int)
+
+        def count(which: np.ndarray) -> list[int]:
+            return np.bincount(places[which[measured]], minlength=NUM_BINS).tolist()
+
+        known = signals().get(signal)
+        return Histogram(
+            signal=signal,
+            unit=known.unit if known else UNITS.get(signal, ""),
+            meaning=known.meaning if known else "",
+            low=low,
+            high=high,
+            all=count(measured),
+            kept=count(self.kept),
+            only_this=count(here & ~elsewhere),
+            unmeasured=int((~measured).sum()),
+            rules=[
+                RuleCount(
+                    rule=rule.name, comparison=rule.comparison, threshold=rule.threshold, source=rule.source,
+                    rejects=int(self._failures[rule.name].sum()), only_this=int((self._failures[rule.name] & ~elsewhere).sum()),
+                )
+                for rule in rules
+            ],
+        )  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class WhatIf:
+    """What a recipe with these thresholds would do to the clips that were measured.
+
+    kept = was kept and stays + entering. Entering clips were never compared for copies and balance, so some may still leave.
+    unmeasured: would be kept by what is known of them, but lack a score that a rule asks for. set_aside: by the content stage.
+    """
+
+    clips: int
+    kept: int
+    entering: int
+    leaving: int
+    unmeasured: int
+    set_aside: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class RuleCount:
+    """One rule of the recipe, and how many clips it alone and not alone rejects."""
+
+    rule: str
+    comparison: str
+    threshold: float
+    source: str
+    rejects: int
+    only_this: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Histogram:
+    """Counts in equal bins from `low` to `high`; what lies outside is in the first or last bin."""
+
+    signal: str
+    unit: str
+    meaning: str
+    low: float
+    high: float
+    all: list[int]
+    kept: list[int]
+    only_this: list[int]
+    unmeasured: int
+    rules: list[RuleCount]
+
+
+def _any(failures: Mapping[str, np.ndarray], names: list[str], length: int) -> np.ndarray:
+    found = np.zeros(length, bool)
+    for name in names:
+        found |= failures[name]
+    return found
+
+
+def _range(values: np.ndarray, thresholds: list[float]) -> tuple[float, float]:
+    """Round ends that hold the thresholds and 99 % of the values: a few outliers would flatten everything else."""
+    ends = [*thresholds]
+    if len(values):
+        ends += np.percentile(values, [0.5, 99.5]).tolist() if len(values) > 200 else [values.min(), values.max()]
+    low, high = (min(ends), max(ends)) if ends else (0.0, 1.0)
+    if 0 < low < 0.5 * high:
+        low = 0.0
+    if high <= low:
+        low, high = low - 0.5, high + 0.5
+    step = 10.0 ** math.floor(math.log10((high - low) / 4))
+    step = next(step * times for times in (1, 2, 2.5, 5, 10) if (high - low) / (step * times) <= 8)
+    return float(math.floor(low / step) * step), float(math.ceil(high / step) * step)

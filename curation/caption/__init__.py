@@ -1,0 +1,1 @@
+"""Captions: sentences about clips."""

@@ -1,0 +1,18 @@
+"""What a clip is and where it lives: the one thing that curation, training and the service share. Loads neither torch nor Ray."""
+
+from curation.clips.errors import UnknownSnapshot, UnreadableVideo, WrongCall
+from curation.clips.frames import read_frames, write_preview, write_video
+from curation.clips.manifest import Commit, Lake, Snapshot, open_snapshot
+
+__all__ = [
+    "Commit",
+    "Lake",
+    "Snapshot",
+    "UnknownSnapshot",
+    "UnreadableVideo",
+    "WrongCall",
+    "open_snapshot",
+    "read_frames",
+    "write_preview",
+    "write_video",
+]

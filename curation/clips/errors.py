@@ -1,0 +1,24 @@
+"""The errors that other rooms may catch: a wrong call (somebody's words), and a video that cannot be read (a row in the ledger)."""
+
+
+class WrongCall(ValueError):
+    """Something the caller said is wrong: what it was, the rule, and the way out. Raised before any work starts."""
+
+
+class UnknownSnapshot(WrongCall):
+    """A lake, data set or snapshot number that does not exist."""
+
+
+class UnreadableVideo(Exception):
+    """A video (or a span of one) cannot be decoded. `cause` is a short stable word, the message a plain sentence.
+
+    Causes: missing, empty, unreadable, no_video_stream, nothing_decodes, single_picture, format_not_allowed, decoder_killed.
+    """
+
+    def __init__(self, cause: str, message: str):
+        super().__init__(cause, message)  # both arguments, so that it survives pickling between processes
+        self.cause = cause
+        self.message = message
+
+    def __str__(self) -> str:
+        return self.message

@@ -1,0 +1,24 @@
+"""Where the camera goes, as far as one global shift per frame can tell."""
+
+from typing import final
+
+from curation.contracts import ClipView, Filter, Signal
+from curation.motion.jitter import SAMPLES_PER_SECOND, camera_path
+
+
+@final
+class Camera(Filter):
+    """Mean velocity of the camera: pans and tilts. Zoom and roll need more than a shift and are not measured here."""
+
+    stage = "motion"
+    signals = (
+        Signal(name="pan", unit="longer sides / s", meaning="mean velocity of the camera to the right (the picture moves left)"),
+        Signal(name="tilt", unit="longer sides / s", meaning="mean velocity of the camera upwards (the picture moves down)"),
+    )
+
+    def score(self, clip: ClipView) -> dict[str, float | None]:
+        path = camera_path(clip)
+        if len(path) < 4:
+            return {"pan": None, "tilt": None}
+        x, y = path.mean(axis=0) * SAMPLES_PER_SECOND
+        return {"pan": float(-x), "tilt": float(y)}

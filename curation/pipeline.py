@@ -1,0 +1,335 @@
+"""The curation of the paper, in the paper's order: footage, shots, visual, motion, content, captions, manifest.
+
+Workers measure (shots, visual and motion filters, embeddings: curation.measure); here the run is put together: what enters, what
+is new, what the recipe decides over everything measured, what is said of the clips that stay, and the commit.
+"""
+
+import hashlib
+import importlib.metadata
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from curation import ledger, workers
+from curation.caption.template import Template, camera_motion
+from curation.clips import Commit, Lake, WrongCall
+from curation.clips.manifest import DATASET_NAME
+from curation.clips.schema import CAPTIONS, DECISIONS, EMBEDDINGS, VIDEOS, arrow_schema
+from curation.clips.storage import join, remove_folder, require_writable
+from curation.clips.strip import STRIP_VERSION
+from curation.content.embedding import EMBEDDER
+from curation.decide import decide_clips, decide_video
+from curation.measure import Video, measurement_key
+from curation.recipes import Recipe
+from curation.shard import ShardJob, clips_schema, cut_shards, read_staged, shard_name
+from curation.sources.footage import Footage, find_footage
+
+LADDER_ABOVE = 1_000  # videos; below, measuring everything costs less than wondering later
+CODE_VERSION = importlib.metadata.version("cinemill")
+FACTS = {column.name for column in VIDEOS} - {"uri"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Progress:
+    """How far a run is. stage: identify, measure, decide, commit."""
+
+    stage: str
+    done: int
+    total: int
+    seconds: float
+    counts: dict[str, int] = field(default_factory=dict)
+
+
+Report = Callable[[Progress], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunPlan:
+    """What a run would do: checked, and nothing written."""
+
+    footage: list[Footage]
+    passed_over: int
+    dataset: str
+    recipe: Recipe
+    lake: Lake
+    ladder: bool
+
+
+def plan_run(
+    sources: Sequence[str],
+    recipe: Recipe,
+    out: str,
+    dataset: str | None = None,
+    limit: int | None = None,
+    sample: str | None = None,
+    catalog: str | None = None,
+) -> RunPlan:
+    """Check everything a caller can get wrong, before any work. Raises `WrongCall`."""
+    name = dataset or recipe.name
+    if not DATASET_NAME.fullmatch(name):
+        raise WrongCall(f"data set name {name!r}: letters, digits, dot, dash and underscore only, at most 64")
+    if limit is not None and limit < 1:
+        raise WrongCall(f"limit {limit} must be at least 1")
+    require_writable(out)
+    footage, passed_over = find_footage(sources)
+    if sample is not None:
+        footage = _sampled(footage, sample)
+    footage = footage[:limit]
+    ladder = recipe.scores == "ladder" or (recipe.scores == "auto" and len(footage) > LADDER_ABOVE)
+    lake = Lake(out, catalog)
+    return RunPlan(footage=footage, passed_over=passed_over, dataset=name, recipe=recipe, lake=lake, ladder=ladder)
+
+
+def _sampled(footage: list[Footage], sample: str) -> list[Footage]:
+    """SEED:SHARE, by hash of the URI: a larger share of the same seed contains the smaller."""
+    seed, _, share = sample.partition(":")
+    try:
+        limit = float(share)
+    except ValueError:
+        limit = -1.0
+    if not 0 < limit <= 1:
+        raise WrongCall(f"sample {sample!r} must be SEED:SHARE with a share above 0 and at most 1, e.g. 7:0.1")
+    chosen = [f for f in footage if int.from_bytes(hashlib.sha256(f"{seed}/{f.uri}".encode()).digest()[:8]) < limit * 2**64]
+    if not chosen:
+        raise WrongCall(f"sample {sample!r} chose none of {len(footage)} videos; take a larger share")
+    return chosen
+
+
+def curate(
+    sources: Sequence[str],
+    recipe: Recipe,
+    out: str,
+    dataset: str | None = None,
+    address: str | None = None,
+    limit: int | None = None,
+    sample: str | None = None,
+    retry_quarantined: bool = False,
+    catalog: str | None = None,
+    progress: Report | None = None,
+) -> Commit:
+    """Curate footage into a data set of the lake at `out`, and commit it as one snapshot.
+
+    What was measured before is not measured again; a run without anything new returns the commit there is. A run that was killed
+    continues where it was when it is called again with the same words: at most one shard per worker is done twice.
+    """
+    plan = plan_run(sources, recipe, out, dataset, limit, sample, catalog)
+    workers.connect(address)
+    plan.lake.create()
+    with plan.lake.committer():
+        return _Run(plan, progress or (lambda _: None), retry_quarantined).run()
+
+
+class _Run:
+    """One run, from footage to commit. The methods are called in the order they stand in."""
+
+    def __init__(self, plan: RunPlan, report: Report, retry_quarantined: bool):
+        self.plan, self.lake, self.recipe = plan, plan.lake, plan.recipe
+        self.report = report
+        self.retry_quarantined = retry_quarantined
+        self.started = time.monotonic()
+        self.rows: dict[tuple[str, str], dict[str, Any]] = {}  # (uri, video_id) -> videos row
+        self.originals: dict[str, str] = {}  # video_id -> the URI that entered first
+        self.new_videos: list[dict[str, Any]] = []
+        self.retried: list[dict[str, Any]] = []
+
+    def run(self) -> Commit:
+        self._identify()
+        latest = self._unchanged()
+        if latest is not None:
+            return latest
+        shards = self._measure()
+        clips, embeddings = self._gather(shards)
+        decisions = self._decide(clips, embeddings)
+        return self._commit(shards, clips, decisions)
+
+    def _say(self, stage: str, done: int, total: int, **counts: int) -> None:
+        elapsed = time.monotonic() - self.started
+        self.report(Progress(stage=stage, done=done, total=total, seconds=elapsed, counts=counts))
+
+    # --- what enters, and what of it is new ----------------------------------------------------------------------
+
+    def _identify(self) -> None:
+        """Identity of every video of the call, then the data set's videos of earlier runs, which stay in it."""
+        columns = {footage.uri: footage.columns for footage in self.plan.footage}
+        self._say("identify", 0, len(columns))
+        found = {}
+        for item in workers.identify(list(columns)):
+            found[item["uri"]] = item
+            self._say("identify", len(found), len(columns))
+        known = {(row["uri"], row["video_id"]): row for row in self.lake.head("videos").to_pylist()}
+        self.measured = {video_id: row for (_, video_id), row in known.items() if row["cause"] is None}
+        before = self.lake.head("decisions", ["dataset", "kind", "uri", "video_id"], where=("dataset", [self.plan.dataset])).to_pylist()
+        self.decided_before = {(row["uri"], row["video_id"]) for row in before if row["kind"] == "video"}
+        for key in sorted(self.decided_before):
+            self.rows[key] = known[key]
+        for uri in columns:  # in the order of the sources, so that the first of two copies is the original
+            item = found[uri]
+            digest = item["sha256"] or hashlib.sha256(f"missing/{uri}".encode()).hexdigest()
+            key = (uri, digest[:32])
+            again = key in known and known[key]["cause"] is not None and self.retry_quarantined
+            if key not in known or again:
+                row = {"uri": uri, "video_id": digest[:32], "sha256": digest, "bytes": item["size"], "cause": None, "error": None}
+                if item["error"] is not None:
+                    row |= {"cause": "missing", "error": item["error"], "attempts": 1}
+                self.rows[key] = row | columns[uri]
+                (self.retried if again else self.new_videos).append(self.rows[key])
+            else:
+                self.rows[key] = known[key]
+        for uri, video_id in self.rows:
+            self.originals.setdefault(video_id, uri)
+
+    def _unchanged(self) -> Commit | None:
+        """The commit there is, when this call would only repeat it."""
+        commits = self.lake.commits(self.plan.dataset)
+        if not commits or self.new_videos or self.retried or set(self.rows) != self.decided_before:
+            return None
+        last = commits[-1]
+        return last if (last.recipe_hash, last.measured_by) == (self.recipe.hash, self._measured_by()) else None
+
+    def _measured_by(self) -> str:
+        return measurement_key(self.recipe, self.plan.ladder)
+
+    # --- measuring: shots, visual, motion, embeddings --------------------------------------------------------------
+
+    def _measure(self) -> list[str]:
+        """Send every readable video of the data set through the workers; what they know already costs them a look at its strip."""
+        videos = [
+            Video(
+                uri=row["uri"],
+                video_id=row["video_id"],
+                sha256=row["sha256"],
+                size=row["bytes"],
+                strip_uri=self._strip_uri(row["video_id"]),
+            )
+            for row in self.rows.values()
+            if row["cause"] is None and self.originals[row["video_id"]] == row["uri"]
+        ]
+        shards = cut_shards(videos, workers.num_workers())
+        recipe = self.recipe.model_dump()
+        job = ShardJob(
+            lake_uri=self.lake.uri, catalog=self.lake.catalog_uri, recipe=recipe, ladder=self.plan.ladder, key=self._measured_by()
+        )
+        done, clips, quarantined = 0, 0, 0
+        self._say("measure", 0, len(videos))
+        for summary in workers.measure_shards(shards, job) if shards else ():
+            done += summary["videos"]
+            clips += summary["clips"]
+            quarantined += summary["quarantined"]
+            self._say("measure", done, len(videos), clips=clips, quarantined=quarantined)
+        return [shard_name(shard, job.key) for shard in shards]
+
+    def _strip_uri(self, video_id: str) -> str | None:
+        row = self.measured.get(video_id)
+        return row["strip_uri"] if row is not None and row["strip_version"] == STRIP_VERSION else None
+
+    def _gather(self, shards: list[str]) -> tuple[list[dict[str, Any]], dict[str, np.ndarray]]:
+        """What the workers staged, and the embeddings of clips measured in earlier runs."""
+        clips: list[dict[str, Any]] = []
+        embeddings: dict[str, np.ndarray] = {}
+        for name in shards:
+            for row in read_staged(self.lake.uri, name, "videos").to_pylist():
+                entry = self.rows[row["uri"], row["video_id"]]
+                if row.pop("known"):  # measured in an earlier run, perhaps at another URI
+                    row = {k: v for k, v in self.measured[row["video_id"]].items() if k in FACTS and entry.get(k) is None}
+                entry.update(row)
+            clips += read_staged(self.lake.uri, name, "clips").to_pylist()
+            for row in read_staged(self.lake.uri, name, "embeddings").to_pylist():
+                embeddings[row["clip_id"]] = np.asarray(row["embedding"], np.float32)
+        missing = [clip["clip_id"] for clip in clips if clip["clip_id"] not in embeddings]
+        if missing:
+            for row in self.lake.head("embeddings", where=("clip_id", missing)).to_pylist():
+                if row["embedder"] == EMBEDDER:
+                    embeddings[row["clip_id"]] = np.asarray(row["embedding"], np.float32)
+        for row in self.rows.values():  # a second URI of the same bytes: the facts are the original's
+            original = self.rows.get((self.originals[row["video_id"]], row["video_id"]))
+            if original is not None and original is not row:
+                row.update({k: v for k, v in original.items() if k in FACTS and row.get(k) is None})
+        return clips, embeddings
+
+    # --- deciding --------------------------------------------------------------------------------------------------
+
+    def _decide(self, clips: list[dict[str, Any]], embeddings: dict[str, np.ndarray]) -> list[dict[str, Any]]:
+        """Rules, copies and balance over everything measured; then the fate of each video from its clips'."""
+        self._say("decide", 0, len(clips))
+        placed = [clip | {"uri": self.originals[clip["video_id"]]} for clip in clips]
+        clip_rows = decide_clips(placed, embeddings, self.recipe)
+        of_video: dict[str, list[dict[str, Any]]] = {}
+        for row in clip_rows:
+            of_video.setdefault(row["video_id"], []).append(row)
+        video_rows = []
+        for (uri, video_id), row in self.rows.items():
+            original = self.originals[video_id]
+            video_rows.append(decide_video(row, of_video.get(video_id, []), None if original == uri else original))
+        counts = ledger.counts_of([*video_rows, *clip_rows])
+        ledger.check(counts, len(self.rows), len(clips))
+        self._say("decide", len(clips), len(clips), **counts)
+        return [*video_rows, *clip_rows]
+
+    # --- captions and the commit -------------------------------------------------------------------------------------
+
+    def _captions(self, clips: list[dict[str, Any]], decisions: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        captioner = Template()
+        kept = {row["clip_id"] for row in decisions if row["kind"] == "clip" and row["fate"] == "kept"}
+        name = f"{captioner.name}/{captioner.version}"
+        return [
+            {"clip_id": c["clip_id"], "captioner": name, "caption": captioner.caption(c), "camera_motion": camera_motion(c)}
+            for c in clips
+            if c["clip_id"] in kept
+        ]
+
+    def _commit(self, shards: list[str], clips: list[dict[str, Any]], decisions: list[dict[str, Any]]) -> Commit:
+        """Write what is new, the data set's decisions as a whole, and, last of all, the row that makes it a snapshot."""
+        self._say("commit", 0, 1)
+        self.lake.append("videos", _table(self.new_videos, _with_passed_through(self.new_videos)))
+        if self.retried:
+            again = {(row["uri"], row["video_id"]): row for row in self.retried}
+            same = self.lake.head("videos", where=("video_id", [v for _, v in again])).to_pylist()
+            rows = [again.pop((row["uri"], row["video_id"]), row) for row in same]
+            self.lake.replace("videos", "video_id", _table(rows, _with_passed_through(rows)))
+        known = {row["clip_id"]: row["signal_versions"] for row in self.lake.head("clips", ["clip_id", "signal_versions"]).to_pylist()}
+        fresh = [clip for clip in clips if known.get(clip["clip_id"]) != clip["signal_versions"]]
+        self.lake.replace("clips", "clip_id", _table([c for c in fresh if c["clip_id"] in known], clips_schema()))
+        self.lake.append("clips", _table([c for c in fresh if c["clip_id"] not in known], clips_schema()))
+        embedded = set(self.lake.head("embeddings", ["clip_id"])["clip_id"].to_pylist())
+        for name in shards:
+            rows = [r for r in read_staged(self.lake.uri, name, "embeddings").to_pylist() if r["clip_id"] not in embedded]
+            self.lake.append("embeddings", _table(rows, arrow_schema(EMBEDDINGS)))
+        captions = self._captions(clips, decisions)
+        captioned = {(r["clip_id"], r["captioner"]) for r in self.lake.head("captions", ["clip_id", "captioner"]).to_pylist()}
+        self.lake.append(
+            "captions", _table([c for c in captions if (c["clip_id"], c["captioner"]) not in captioned], arrow_schema(CAPTIONS))
+        )
+        decisions = [row | {"dataset": self.plan.dataset} for row in decisions]
+        self.lake.replace("decisions", "dataset", _table(decisions, arrow_schema(DECISIONS)))
+        counts = ledger.counts_of(decisions)
+        ledger.check(counts, len(self.rows), len(clips))
+        recipe = self.recipe.model_dump(mode="json")
+        commit = self.lake.commit(
+            self.plan.dataset,
+            recipe_hash=self.recipe.hash,
+            recipe=recipe,
+            code_version=CODE_VERSION,
+            counts=counts,
+            measured_by=self._measured_by(),
+        )
+        remove_folder(join(self.lake.uri, "staging"))
+        self._say("commit", 1, 1, **counts)
+        return commit
+
+
+def _table(rows: Sequence[dict[str, Any]], schema: pa.Schema) -> pa.Table:
+    return pa.Table.from_pylist(list(rows), schema=schema)
+
+
+def _with_passed_through(rows: Sequence[dict[str, Any]]) -> pa.Schema:
+    """The schema of `videos` with the input list's own columns, typed by their values."""
+    extra: dict[str, pa.DataType] = {}
+    for row in rows:
+        for name, value in row.items():
+            if name not in FACTS and name != "uri" and value is not None:
+                extra.setdefault(name, pa.scalar(value).type)
+    return arrow_schema(VIDEOS, extra)

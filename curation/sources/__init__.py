@@ -1,0 +1,1 @@
+"""Where footage comes from."""

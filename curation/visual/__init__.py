@@ -1,0 +1,1 @@
+"""Filters on what a clip looks like."""

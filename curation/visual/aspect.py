@@ -1,0 +1,16 @@
+"""The shape of the picture as displayed."""
+
+from typing import final
+
+from curation.contracts import ClipView, Filter, Signal
+
+
+@final
+class Aspect(Filter):
+    """Width over height. The paper mixes landscape and portrait 60/40 and 80/20; a rule can ask for one of them."""
+
+    stage = "visual"
+    signals = (Signal(name="aspect", unit="width / height", meaning="shape as displayed; above 1 is landscape"),)
+
+    def score(self, clip: ClipView) -> dict[str, float | None]:
+        return {"aspect": clip.facts.width / clip.facts.height}

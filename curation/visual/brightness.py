@@ -1,0 +1,16 @@
+"""How bright a clip is; a black one shows nothing."""
+
+from typing import final
+
+from curation.contracts import ClipView, Filter, Signal
+
+
+@final
+class Brightness(Filter):
+    """Mean luma over the clip. Black is 16, white 235."""
+
+    stage = "visual"
+    signals = (Signal(name="brightness", unit="luma, 16..235", meaning="mean luma over all frames"),)
+
+    def score(self, clip: ClipView) -> dict[str, float | None]:
+        return {"brightness": float(clip.strip.signals["brightness"].mean())}

@@ -1,0 +1,98 @@
+"""The one door to Ray in curation: connect, hash footage, and stream shards through a pool of actors."""
+
+import logging
+import os
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # of Ray's own C++ core; what matters reaches us as exceptions
+
+import ray
+import ray.data
+
+from curation.clips.errors import UnreadableVideo, WrongCall
+from curation.clips.storage import sha256
+from curation.measure import Video
+from curation.prison import Prison
+from curation.recipes import Recipe
+from curation.shard import ShardJob, as_item, from_item, run_shard
+
+LOOPBACK = "127.0.0.2"  # Ray rewrites 127.0.0.1 to the machine's outer address; this one it leaves alone
+WORKER_MEMORY = 1_200 << 20  # measured peak of one worker: classifier 420 MB, text reader 350, prison 300 (LOG.md)
+
+
+def connect(address: str | None = None) -> None:
+    """Join the Ray at `address`, or start one on this machine's loopback. A Ray that is already joined is used as it is."""
+    if ray.is_initialized():
+        return
+    try:
+        if address is not None:
+            ray.init(address=address, log_to_driver=False, logging_level="ERROR")
+        else:
+            ray.init(
+                _node_ip_address=LOOPBACK,
+                include_dashboard=False,
+                object_store_memory=256 << 20,
+                log_to_driver=False,
+                logging_level="ERROR",
+            )
+    except ConnectionError as error:
+        raise WrongCall(f"no Ray answers at {address}; start one with `ray start --head`, or leave --address out") from error
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+
+
+def disconnect() -> None:
+    ray.shutdown()
+
+
+def num_workers() -> int:
+    """How many curation workers the cluster holds at once: by cores, and by memory."""
+    resources = ray.cluster_resources()
+    by_memory = int(resources.get("memory", 0) // WORKER_MEMORY)
+    return max(1, min(int(resources.get("CPU", 1)), by_memory or 1))
+
+
+class Hasher:
+    """Reads footage once for its identity."""
+
+    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+        try:
+            digest, size = sha256(row["uri"])
+        except UnreadableVideo as error:
+            return {"uri": row["uri"], "sha256": None, "size": 0, "error": str(error)}
+        return {"uri": row["uri"], "sha256": digest, "size": size, "error": None}
+
+
+def identify(uris: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """uri, sha256, size, error of every video, as they come."""
+    items = ray.data.from_items([{"uri": uri} for uri in uris], override_num_blocks=min(len(uris), 8 * num_workers()))
+    yield from items.map(Hasher().__call__, num_cpus=1).iter_rows()
+
+
+class CurationWorker:
+    """One actor, one core: models load once, decoding happens in its prison."""
+
+    def __init__(self, job: ShardJob):
+        self.job = job
+        self.prison = Prison()
+
+    def __call__(self, item: dict[str, Any]) -> dict[str, Any]:
+        return run_shard(from_item(item), self.job, self.prison)
+
+
+def measure_shards(shards: Sequence[Sequence[Video]], job: ShardJob) -> Iterator[dict[str, Any]]:
+    """Stream shards through the pool; a summary of each, as they finish. A worker that dies is replaced and its shard done again."""
+    items = ray.data.from_items([as_item(shard) for shard in shards], override_num_blocks=len(shards))
+    pool = ray.data.ActorPoolStrategy(size=min(num_workers(), len(shards)), max_tasks_in_flight_per_actor=1)
+    done = items.map(CurationWorker, fn_constructor_args=[job], compute=pool, num_cpus=1)
+    yield from done.iter_rows()
+
+
+def cluster_needs(recipe: Recipe) -> str:
+    """What a run will need per worker, in words, before it starts."""
+    return f"per worker: 1 core, about {WORKER_MEMORY >> 20} MiB of memory; shots by {recipe.detector}"

@@ -1,0 +1,1 @@
+"""Latents, a prompt and a time in; a velocity out."""

@@ -1,0 +1,48 @@
+"""Closed forms against counting."""
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from models import accounting
+from models.attention import use_backend
+from models.text.tokens import TextTokens
+from models.video.transformer import SIZES, TransformerConfig, VideoTransformer
+
+
+def test_tokens_of_the_papers_clips():
+    assert accounting.tokens(SIZES["30b"], 256, 768, 768) == 73_728
+    assert accounting.tokens(SIZES["30b"], 256, 576, 1024) == 73_728
+    assert accounting.tokens(SIZES["30b"], 256, 256, 256) == 8_192
+    assert accounting.tokens(SIZES["30b"], 1, 256, 256) == 256
+    with pytest.raises(ValueError, match="multiples of 16"):
+        accounting.tokens(SIZES["30b"], 256, 360, 640)
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+def test_flops_agree_with_the_counter_within_one_percent(batch):
+    """Under the math kernel: the counter sees no attention at all in the CPU's fused one."""
+    config = TransformerConfig(width=64, layers=2, heads=4, ffn_width=160, text_widths=(24, 16), max_rows=8, max_cols=8)
+    model = VideoTransformer(config)
+    text = [TextTokens(torch.randn(batch, s, w), torch.ones(batch, s, dtype=torch.bool)) for s, w in ((11, 24), (7, 16))]
+    latents = torch.randn(batch, 16, 4, 16, 16)
+    with use_backend("math"), FlopCounterMode(display=False) as counter:
+        velocity = model(latents, torch.rand(batch), text)
+        forward = counter.get_total_flops()
+        velocity.sum().backward()
+    closed = accounting.flops(config, 4 * 8 * 8, (11, 7), batch)
+    assert closed == pytest.approx(forward, rel=0.01)
+    assert 3 * closed == pytest.approx(counter.get_total_flops(), rel=0.03)  # the input needs no gradient
+
+
+def test_the_papers_estimate_per_sample():
+    """1.7e15 for a 256 px video and 3.2e16 at 768 px, one training step (forward and backward)."""
+    low = 3 * accounting.flops(SIZES["30b"], 8_192, (256, 256, 100))
+    high = 3 * accounting.flops(SIZES["30b"], 73_728, (256, 256, 100))
+    assert low == pytest.approx(1.7e15, rel=0.15)
+    assert high == pytest.approx(3.2e16, rel=0.15)
+
+
+def test_text_lengths_must_match_the_encoders():
+    with pytest.raises(ValueError, match="1 text lengths for 3"):
+        accounting.flops(SIZES["30b"], 8_192, 256)

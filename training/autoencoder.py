@@ -1,0 +1,106 @@
+"""Train a temporal autoencoder from a snapshot, start to end, in this process: plan, loop, latent statistics, evaluation."""
+
+import json
+from typing import Any
+
+import torch
+from torch import nn
+
+from curation.clips import UnreadableVideo, open_snapshot
+from models.autoencoders.tae import TAE
+from models.weights import save_model
+from training.checkpoints import newest
+from training.data.loader import Loader
+from training.data.pixels import WindowReader, pixel_shape, read_window, to_signal
+from training.data.plan import Plan
+from training.evaluation.reconstruction import evaluate_rows
+from training.loop import Training, run_loop
+from training.metrics import MetricsLog
+from training.recipes import recipe_hash
+from training.runs import Run, check_plan, described, loop_config, open_log, split_rows
+from training.world import World
+
+
+def train_autoencoder(run: Run, world: World) -> bool:
+    """Fill run.out; True when finished, False when stopped on request. A run with checkpoints continues."""
+    recipe = run.recipe
+    rows = open_snapshot(run.snapshot).kept_clips().to_pylist()
+    train, validation = split_rows(rows, recipe, run.snapshot)
+    plan = Plan(train, recipe, recipe.seed)
+    torch.manual_seed(recipe.seed)
+    model = TAE(recipe.model)
+    narrow_posterior(model, recipe.initial_logvar)
+    checkpoint = newest(run.out)
+    check_plan(checkpoint, plan)
+    training = Training.start(model.to(world.device), recipe.optimizer, checkpoint)
+    log = open_log(run, world, plan, len(validation), training)
+    loader = Loader(
+        plan,
+        WindowReader(plan, recipe.pixel_memory_bytes),
+        pixel_shape,
+        rank=world.rank,
+        size=world.size,
+        micro_batch=recipe.micro_batch,
+        last_step=recipe.steps,
+    )
+    done = run_loop(
+        training,
+        recipe.objective,
+        loader,
+        loop_config(recipe),
+        out=run.out,
+        world=world,
+        num_rows=len(plan.bucket_of),
+        state={"plan_hash": plan.hash(), "recipe_hash": recipe_hash(recipe), "snapshot": run.snapshot},
+        extra={"trained": described(run, recipe.steps)},
+        log=log,
+    )
+    loader.close()
+    if done and world.is_first:
+        training.average.copy_to(model)
+        finish(run, model.eval(), plan, rows, log)
+    if log:
+        log.write("finished" if done else "stopped", at_step=training.step)
+        log.close()
+    world.wait()
+    return done
+
+
+def finish(run: Run, model: TAE, plan: Plan, rows: list[dict[str, Any]], log: MetricsLog | None) -> None:
+    """Measure the latents' scale, save OUT/final with the averaged weights, evaluate every clip that has a bucket."""
+    model.set_latent_statistics(*latent_statistics(model, plan))
+    final = save_model(run.out / "final", model, trained=described(run, run.recipe.steps))
+    report = evaluate_rows(model, rows, run.recipe, run.snapshot, pictures=run.out / "reconstructions")
+    report["checkpoint"] = str(final)
+    (run.out / "evaluation.json").write_text(json.dumps(report, indent=1) + "\n")
+    if log:
+        summary = {f"{split}_{name}": value for split, values in report["summary"].items() for name, value in values.items()}
+        log.write("evaluation", step=run.recipe.steps, **summary)
+
+
+@torch.no_grad()
+def narrow_posterior(model: TAE, logvar: float) -> None:
+    """Start with posteriors of this log variance: at 0, its default, noise as wide as the signal drowns the first steps."""
+    last = model.quant_conv or model.encoder.conv_out
+    assert isinstance(last.bias, nn.Parameter)
+    last.bias[model.config.latent_channels :] = logvar
+
+
+@torch.no_grad()
+def latent_statistics(model: TAE, plan: Plan) -> tuple[torch.Tensor, torch.Tensor]:
+    """Per-channel mean and standard deviation of the raw latents of every planned row's window, [C] each, float64 sums."""
+    device = next(model.parameters()).device
+    count, total, squares = 0, 0.0, 0.0
+    for index, bucket in plan.bucket_of.items():
+        try:
+            signal = to_signal(read_window(plan.rows[index], bucket))
+        except UnreadableVideo:
+            continue  # counted by the loop already
+        z = model.encode_posterior(torch.from_numpy(signal)[None].to(device)).mean.double()
+        count += z[:, 0].numel()
+        total = total + z.sum(dim=(0, 2, 3, 4)).cpu()
+        squares = squares + z.square().sum(dim=(0, 2, 3, 4)).cpu()
+    if not count:
+        raise ValueError("no clip could be read to measure the latents on")
+    mean = torch.as_tensor(total) / count
+    return mean, (torch.as_tensor(squares) / count - mean**2).clamp_min(1e-12).sqrt()

@@ -1,0 +1,1 @@
+"""Measurements of a trained model against a snapshot: reconstruction and flow loss."""

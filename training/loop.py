@@ -1,0 +1,202 @@
+"""The training loop, on any device and any number of workers, with no Ray in it.
+
+A step is a function of its number: the loader gives this worker's groups of global batch `step`, the objective one loss
+per sample, and the gradient is that of the mean over the *global* batch's samples that count. Whatever the number of
+workers, that is the same gradient.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from training.checkpoints import Checkpoint, load_checkpoint, save_checkpoint
+from training.data.groups import Group
+from training.metrics import MetricsLog
+from training.optim import MovingAverage, OptimizerConfig, build_optimizer, learning_rate
+from training.world import World
+
+STOP_FILE = "STOP"  # written into the run's folder by whoever wants it to save and leave
+
+
+class Objective(Protocol):
+    """What a model is asked to minimise."""
+
+    def __call__(self, model: nn.Module, group: Group) -> tuple[Tensor, dict[str, Tensor]]:
+        """One loss per sample [B], each the sample's own mean, and numbers to log, each [B]."""
+        ...
+
+
+class Batches(Protocol):
+    """Where groups come from."""
+
+    def step(self, step: int) -> list[Group]: ...
+
+
+class TooManyUnreadable(RuntimeError):
+    """More rows failed to decode than a run may shrug off."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoopConfig:
+    """What the loop itself needs to know."""
+
+    steps: int
+    optimizer: OptimizerConfig
+    checkpoint_every: int
+    keep_checkpoints: int = 3
+    log_every: int = 1
+    autocast: bool = False  # bfloat16 compute on CUDA; weights, optimizer and average stay float32
+    max_unreadable_share: float = 0.001  # of the rows; one row is always forgiven
+
+
+@dataclass
+class Training:
+    """The whole mutable state of a run in this process."""
+
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    average: MovingAverage
+    step: int = 0  # steps done
+    unreadable: set[str] = field(default_factory=set)
+
+    @classmethod
+    def start(cls, model: nn.Module, config: OptimizerConfig, checkpoint: Checkpoint | None = None) -> "Training":
+        """Fresh, or exactly where `checkpoint` left off."""
+        training = cls(model=model, optimizer=build_optimizer(model, config), average=MovingAverage(model, config.ema_decay))
+        if checkpoint:
+            state = load_checkpoint(
+                checkpoint, model=model, average=training.average, optimizer=training.optimizer
+            )
+            training.step, training.unreadable = checkpoint.step, set(state["unreadable"])
+        return training
+
+
+def run_loop(
+    training: Training,
+    objective: Objective,
+    batches: Batches,
+    config: LoopConfig,
+    *,
+    out: Path,
+    world: World,
+    num_rows: int,
+    state: dict[str, Any],
+    extra: dict[str, Any] | None = None,
+    log: MetricsLog | None = None,
+    after_step: Callable[[int], None] | None = None,
+) -> bool:
+    """Train from `training.step` to `config.steps`; True when done, False when asked to stop before.
+
+    Checkpoints every `checkpoint_every` steps, at the end, and when a file named STOP appears in `out`. `state` (hashes
+    and names) travels in every checkpoint. Only the first worker writes.
+    """
+    limit = max(1, int(config.max_unreadable_share * num_rows))
+    began, seen = time.monotonic(), training.step
+    while training.step < config.steps:
+        step = training.step
+        groups = batches.step(step)
+        failed = [clip_id for group in groups for clip_id in group.unreadable]
+        reports = world.gather((failed, (out / STOP_FILE).exists()))  # all workers stop at the same step, or none
+        training.unreadable.update(*(names for names, _ in reports))
+        stop = any(asked for _, asked in reports)
+        numbers = train_step(training, objective, groups, config, step, world)
+        training.step += 1
+        if len(training.unreadable) > limit:
+            raise TooManyUnreadable(
+                f"{len(training.unreadable)} of {num_rows} rows do not decode (at most {limit} may): "
+                f"{', '.join(sorted(training.unreadable)[:5])}. Curate again, or raise max_unreadable_share"
+            )
+        if log and (training.step % config.log_every == 0 or training.step == config.steps):
+            seconds = time.monotonic() - began
+            numbers["steps_per_second"] = (training.step - seen) / seconds
+            log.write("step", step=training.step, seconds=round(seconds, 3), **numbers)
+        if training.step % config.checkpoint_every == 0 or training.step == config.steps or stop:
+            _save(training, config, out, world, state, extra)
+        if after_step:
+            after_step(training.step)
+        if stop:
+            return training.step == config.steps
+    return True
+
+
+def train_step(
+    training: Training, objective: Objective, groups: list[Group], config: LoopConfig, step: int, world: World
+) -> dict[str, float]:
+    """One update from this worker's groups; returns the global batch's numbers, equal on every worker."""
+    rate = learning_rate(config.optimizer, step, config.steps)
+    for group in training.optimizer.param_groups:
+        group["lr"] = rate
+    training.optimizer.zero_grad(set_to_none=True)
+    sums = accumulate(training.model, objective, groups, world, autocast=config.autocast)
+    count = sums.pop("count")
+    if count == 0:  # every row of the batch failed to decode: nothing to learn, nothing to divide by
+        return {"loss": float("nan"), "learning_rate": rate, "samples": 0.0}
+    norm = nn.utils.clip_grad_norm_(training.model.parameters(), config.optimizer.clip_norm)
+    training.optimizer.step()
+    training.average.update(training.model)
+    means = {name: value / count for name, value in sums.items()}
+    return means | {"gradient_norm": float(norm), "learning_rate": rate, "samples": count}
+
+
+def accumulate(
+    model: nn.Module, objective: Objective, groups: list[Group], world: World, autocast: bool = False
+) -> dict[str, float]:
+    """Leave in `.grad` the gradient of the mean loss over the global batch's samples that count.
+
+    Each worker adds up weighted losses, gradients are summed over workers, and only then divided by the sum of weights:
+    a mean of the workers' means would weigh samples unequally. Returns the sums of all numbers and `count`.
+    """
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    sums: dict[str, Tensor] = {}
+    count = torch.zeros((), dtype=torch.float64)
+    for group in groups:
+        weights = group.weights.to(world.device)
+        with torch.autocast(world.device.type, dtype=torch.bfloat16, enabled=autocast):
+            losses, numbers = objective(model, _on(group, world.device))
+        (losses * weights.to(losses.dtype)).sum().backward()
+        for name, values in ({"loss": losses} | numbers).items():
+            total = (values.detach().double() * weights.double()).sum().cpu()
+            sums[name] = sums.get(name, torch.zeros((), dtype=torch.float64)) + total
+        count += group.weights.double().sum()
+    for parameter in parameters:
+        if parameter.grad is None:
+            parameter.grad = torch.zeros_like(parameter)
+    names = sorted(sums)
+    totals = torch.stack([count, *(sums[name] for name in names)]).to(world.device)
+    world.sum_([totals])
+    world.sum_([p.grad for p in parameters if p.grad is not None])
+    if totals[0] > 0:
+        for parameter in parameters:
+            assert parameter.grad is not None
+            parameter.grad /= totals[0].to(parameter.grad.dtype)
+    return {"count": float(totals[0]), **dict(zip(names, totals[1:].tolist(), strict=True))}
+
+
+def _on(group: Group, device: torch.device) -> Group:
+    if group.data.device == device:
+        return group
+    return Group(
+        samples=group.samples, data=group.data.to(device), weights=group.weights.to(device), unreadable=group.unreadable
+    )
+
+
+def _save(
+    training: Training, config: LoopConfig, out: Path, world: World, state: dict[str, Any], extra: dict[str, Any] | None
+) -> None:
+    if world.is_first:
+        save_checkpoint(
+            out,
+            training.step,
+            model=training.model,
+            average=training.average,
+            optimizer=training.optimizer,
+            state=state | {"unreadable": sorted(training.unreadable)},
+            keep=config.keep_checkpoints,
+            extra=extra,
+        )
+    world.wait()

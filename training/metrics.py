@@ -1,0 +1,51 @@
+"""A run's numbers: one JSON object a line, the same in TensorBoard, and the reader everyone uses."""
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+
+class MetricsLog:
+    """Appends to OUT/metrics.jsonl and OUT/tensorboard. Every line has `event` and `time`; steps have `step`."""
+
+    def __init__(self, out: Path, tensorboard: bool = True):
+        out.mkdir(parents=True, exist_ok=True)
+        self.file = (out / "metrics.jsonl").open("a", buffering=1)
+        self.board = None
+        if tensorboard:
+            from torch.utils.tensorboard import SummaryWriter  # slow to import, and absent is allowed elsewhere
+
+            self.board = SummaryWriter(str(out / "tensorboard"))
+
+    def write(self, event: str, **values: Any) -> None:
+        """One line; numbers beside a `step` also become TensorBoard curves named `event/name`."""
+        self.file.write(json.dumps({"event": event, "time": round(time.time(), 3), **values}) + "\n")
+        if self.board and isinstance(values.get("step"), int):
+            for name, value in values.items():
+                if name != "step" and isinstance(value, int | float):
+                    self.board.add_scalar(f"{event}/{name}", value, values["step"])
+
+    def close(self) -> None:
+        """Flush both."""
+        self.file.close()
+        if self.board:
+            self.board.close()
+
+
+def read_metrics(out: str | Path, event: str | None = None) -> list[dict[str, Any]]:
+    """The lines of a run, oldest first; of a step that ran twice (after a resume) only the last line.
+
+    A half-written last line is left out: the run may be writing it now.
+    """
+    path = Path(out) / "metrics.jsonl"
+    lines: dict[Any, dict[str, Any]] = {}
+    for number, line in enumerate(path.read_text().splitlines() if path.exists() else []):
+        try:
+            values = json.loads(line)
+        except json.JSONDecodeError:
+            continue
+        key = (values["event"], values["step"]) if "step" in values else number
+        lines.pop(key, None)
+        lines[key] = values
+    return [values for values in lines.values() if event is None or values["event"] == event]

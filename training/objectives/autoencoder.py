@@ -1,0 +1,64 @@
+"""The autoencoder's objective: reconstruct the pixels, keep the latent near a Gaussian, let no position stand out."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from models.autoencoders.outlier import outlier_penalty
+from training.data.groups import Group
+
+# Shapes: B samples, T' H' W' pixels, T H W latent positions, C latent channels.
+
+
+@dataclass(frozen=True, kw_only=True)
+class AutoencoderObjective:
+    """L1 + KL + outlier penalty, all per-element means, so that a loss does not grow with the picture.
+
+    The sources give weights for losses *summed* over pixels: KL 1e-6 on sums is 1e-8 here (latents are 96 times fewer
+    than pixel values), and the paper's outlier weight 1e5 is 1e5 / (3 H' W') here: 0.5 at 256 px, 8 at 64 px.
+    """
+
+    kl_weight: float = 1e-8
+    outlier_weight: float = 1e5  # on sums, as the paper states it; 0 switches it off
+    outlier_scale: float = 3.0  # the paper's r, in standard deviations
+
+    def __call__(self, model: nn.Module, group: Group) -> tuple[Tensor, dict[str, Tensor]]:
+        """Losses [B] of pixels [B, 3, T', H', W'], and their parts."""
+        video = group.data
+        posterior = model.encode_posterior(video)
+        noise = posterior_noise(group, posterior.mean)
+        reconstruction = model.decode_raw(posterior.sample(noise), video.shape[2])
+
+        l1 = (reconstruction - video).abs().mean(dim=(1, 2, 3, 4))
+        numbers = {"l1": l1, "psnr": psnr_per_sample(reconstruction, video)}
+        loss = l1
+        if self.kl_weight:
+            numbers["kl"] = posterior.kl().flatten(1).mean(dim=1)  # per element
+            loss = loss + self.kl_weight * numbers["kl"]
+        if self.outlier_weight:
+            numbers["outlier"] = outlier_per_sample(posterior.mean, self.outlier_scale)
+            loss = loss + mean_outlier_weight(self.outlier_weight, *video.shape[3:]) * numbers["outlier"]
+        return loss, numbers
+
+
+def posterior_noise(group: Group, like: Tensor) -> Tensor:
+    """Gaussian noise [B, C, T, H, W] from each sample's own key: the same on any number of workers."""
+    noise = [torch.from_numpy(s.key("posterior").normal(tuple(like.shape[1:]))) for s in group.samples]
+    return torch.stack(noise).to(like)
+
+
+def outlier_per_sample(z: Tensor, scale: float) -> Tensor:
+    """Outlier penalty of each sample's latent frames, averaged over its frames: [B]."""
+    return torch.stack([outlier_penalty(sample[None], scale) for sample in z])
+
+
+def mean_outlier_weight(weight_on_sums: float, height: int, width: int) -> float:
+    """The outlier weight beside a per-element mean, from its weight beside a loss summed over 3 H' W' values."""
+    return weight_on_sums / (3 * height * width)
+
+
+def psnr_per_sample(reconstruction: Tensor, video: Tensor) -> Tensor:
+    """Peak signal-to-noise ratio in dB of signals in [-1, 1], over a whole sample: [B]. For logs, not a loss."""
+    mse = (reconstruction.detach().float().clamp(-1, 1) - video.float()).square().flatten(1).mean(dim=1)
+    return 10 * torch.log10(4.0 / mse.clamp_min(1e-10))
