@@ -66,7 +66,9 @@ def filters() -> tuple[Filter, ...]:
     for package in ("curation.visual", "curation.motion"):
         for module in pkgutil.iter_modules(importlib.import_module(package).__path__, f"{package}."):
             members = vars(importlib.import_module(module.name)).values()
-            found += [m() for m in members if isinstance(m, type) and issubclass(m, Filter) and m.__module__ == module.name]
+            found += [
+                m() for m in members if isinstance(m, type) and issubclass(m, Filter) and m.__module__ == module.name
+            ]
     return tuple(sorted(found, key=lambda f: (f.needs_pictures, f.stage != "visual", type(f).__name__)))
 
 

@@ -57,7 +57,14 @@ def _judge(clip: Mapping[str, Any], rules: Sequence[Rule]) -> Row:
             row["unmeasured"].append(rule.name)
         elif not COMPARE[rule.comparison](value, rule.threshold):
             if not row["failed_rules"]:
-                _leave(row, rule.name, value, rule.comparison, rule.threshold, _sentence(rule.signal, value, rule.comparison, rule.threshold))
+                _leave(
+                    row,
+                    rule.name,
+                    value,
+                    rule.comparison,
+                    rule.threshold,
+                    _sentence(rule.signal, value, rule.comparison, rule.threshold),
+                )
             row["failed_rules"].append(rule.name)
     return row
 
@@ -66,7 +73,9 @@ def _sentence(signal: str, value: float, comparison: str, threshold: float) -> s
     return f"{signal.replace('_', ' ')} {value:.4g} is {SAID[comparison]} {threshold:.4g}"
 
 
-def _leave(row: Row, rule: str, value: float | None, comparison: str, threshold: float, reason: str, fate: str = "rejected") -> None:
+def _leave(
+    row: Row, rule: str, value: float | None, comparison: str, threshold: float, reason: str, fate: str = "rejected"
+) -> None:
     row |= {
         "fate": fate,
         "stage": rule.partition(".")[0],
@@ -78,7 +87,9 @@ def _leave(row: Row, rule: str, value: float | None, comparison: str, threshold:
     }
 
 
-def _compare(rows: list[Row], clips: Sequence[Mapping[str, Any]], vectors: np.ndarray, alive: list[int], recipe: Recipe) -> None:
+def _compare(
+    rows: list[Row], clips: Sequence[Mapping[str, Any]], vectors: np.ndarray, alive: list[int], recipe: Recipe
+) -> None:
     """The content stage: copies first, then the balance of what is left."""
     ids = [clips[i]["clip_id"] for i in alive]
     if recipe.near_duplicate_similarity is not None:
@@ -93,7 +104,9 @@ def _compare(rows: list[Row], clips: Sequence[Mapping[str, Any]], vectors: np.nd
                     continue
                 cosine = float(vectors[k] @ vectors[best])
                 row = rows[alive[k]]
-                reason = f"a copy of clip {ids[best]} (cosine {cosine:.3f}), which has more pixels, or is longer or sharper"
+                reason = (
+                    f"a copy of clip {ids[best]} (cosine {cosine:.3f}), which has more pixels, or is longer or sharper"
+                )
                 _leave(row, "content.near_duplicates", cosine, "<", threshold, reason, fate="duplicate")
                 row["duplicate_of"] = ids[best]
                 row["failed_rules"].append("content.near_duplicates")
@@ -148,7 +161,18 @@ def decide_video(video: Mapping[str, Any], clip_rows: Sequence[Row], original: s
         "failed_rules": [],
         "unmeasured": [],
     } | dict.fromkeys(
-        ("stage", "rule", "value", "comparison", "threshold", "reason", "duplicate_of", "cluster", "duplicate_group", "split")
+        (
+            "stage",
+            "rule",
+            "value",
+            "comparison",
+            "threshold",
+            "reason",
+            "duplicate_of",
+            "cluster",
+            "duplicate_group",
+            "split",
+        )
     )
     if original is not None:
         return row | {
@@ -157,7 +181,13 @@ def decide_video(video: Mapping[str, Any], clip_rows: Sequence[Row], original: s
         }  # fmt: skip
     if video["cause"] is not None:
         rule = f"source.{video['cause']}"
-        return row | {"fate": "quarantined", "stage": "source", "rule": rule, "reason": video["error"], "failed_rules": [rule]}
+        return row | {
+            "fate": "quarantined",
+            "stage": "source",
+            "rule": rule,
+            "reason": video["error"],
+            "failed_rules": [rule],
+        }
     if any(clip["fate"] == "kept" for clip in clip_rows):
         return row
     tally: dict[str, int] = {}

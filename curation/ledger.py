@@ -41,7 +41,9 @@ def check(counts: Mapping[str, int], videos_in: int, clips_in: int) -> None:
     """Raises AssertionError when a row was lost or invented; nothing is committed then."""
     for kind, entered in (("videos", videos_in), ("clips", clips_in)):
         fates = {fate: counts[f"{kind}_{fate}"] for fate in FATES}
-        assert sum(fates.values()) == counts[f"{kind}_in"] == entered, f"{entered} {kind} entered, the ledger has {fates}"
+        assert sum(fates.values()) == counts[f"{kind}_in"] == entered, (
+            f"{entered} {kind} entered, the ledger has {fates}"
+        )
 
 
 def counts(snapshot: Snapshot) -> dict[str, dict[str, int]]:

@@ -51,14 +51,20 @@ def signal_versions() -> str:
 
 
 def detector_version(recipe: Recipe) -> str:
-    return f"strip/{strip_detector.DETECTOR_VERSION}" if recipe.detector == "strip" else f"pyscenedetect-{recipe.detector}/1"
+    return (
+        f"strip/{strip_detector.DETECTOR_VERSION}"
+        if recipe.detector == "strip"
+        else f"pyscenedetect-{recipe.detector}/1"
+    )
 
 
 def measurement_key(recipe: Recipe, ladder: bool) -> str:
     """Names a way of measuring: two runs with the same key measure the same clips in the same way."""
     shots = [recipe.clip_max_seconds, recipe.drop_head_seconds, detector_version(recipe)]
     rules = [rule.model_dump(exclude={"source"}) for rule in recipe.all_rules] if ladder else []
-    return hashlib.sha256(canonical_json([STRIP_VERSION, shots, signal_versions(), ladder, rules]).encode()).hexdigest()[:16]
+    return hashlib.sha256(
+        canonical_json([STRIP_VERSION, shots, signal_versions(), ladder, rules]).encode()
+    ).hexdigest()[:16]
 
 
 def decode(path: str, video_id: str, detector: str) -> tuple[Decoded, list[int]]:
@@ -73,7 +79,9 @@ def decode(path: str, video_id: str, detector: str) -> tuple[Decoded, list[int]]
     return decoded, [cut.frame for cut in cuts]
 
 
-def measure(video: Video, recipe: Recipe, ladder: bool, prison: Prison, lake_uri: str, known: dict[str, dict[str, Any]]) -> Measurement:
+def measure(
+    video: Video, recipe: Recipe, ladder: bool, prison: Prison, lake_uri: str, known: dict[str, dict[str, Any]]
+) -> Measurement:
     """Measure one video. A video that cannot be read becomes a row with its cause; nothing of the footage's doing raises.
 
     known: clip_id -> clips row measured before with the same signal versions; such clips are not measured again.
@@ -112,7 +120,9 @@ def measure(video: Video, recipe: Recipe, ladder: bool, prison: Prison, lake_uri
     return Measurement(video=row, clips=clips, embeddings=embeddings, strip=decoded.strip)
 
 
-def _from_stored_strip(video: Video, recipe: Recipe, lake_uri: str, known: dict[str, dict[str, Any]]) -> list[dict[str, Any]] | None:
+def _from_stored_strip(
+    video: Video, recipe: Recipe, lake_uri: str, known: dict[str, dict[str, Any]]
+) -> list[dict[str, Any]] | None:
     """The clips of this recipe, if every one of them was measured before; their shots come from the stored strip."""
     assert video.strip_uri is not None
     try:

@@ -93,7 +93,9 @@ def _sampled(footage: list[Footage], sample: str) -> list[Footage]:
         limit = -1.0
     if not 0 < limit <= 1:
         raise WrongCall(f"sample {sample!r} must be SEED:SHARE with a share above 0 and at most 1, e.g. 7:0.1")
-    chosen = [f for f in footage if int.from_bytes(hashlib.sha256(f"{seed}/{f.uri}".encode()).digest()[:8]) < limit * 2**64]
+    chosen = [
+        f for f in footage if int.from_bytes(hashlib.sha256(f"{seed}/{f.uri}".encode()).digest()[:8]) < limit * 2**64
+    ]
     if not chosen:
         raise WrongCall(f"sample {sample!r} chose none of {len(footage)} videos; take a larger share")
     return chosen
@@ -162,7 +164,9 @@ class _Run:
             self._say("identify", len(found), len(columns))
         known = {(row["uri"], row["video_id"]): row for row in self.lake.head("videos").to_pylist()}
         self.measured = {video_id: row for (_, video_id), row in known.items() if row["cause"] is None}
-        before = self.lake.head("decisions", ["dataset", "kind", "uri", "video_id"], where=("dataset", [self.plan.dataset])).to_pylist()
+        before = self.lake.head(
+            "decisions", ["dataset", "kind", "uri", "video_id"], where=("dataset", [self.plan.dataset])
+        ).to_pylist()
         self.decided_before = {(row["uri"], row["video_id"]) for row in before if row["kind"] == "video"}
         for key in sorted(self.decided_before):
             self.rows[key] = known[key]
@@ -172,7 +176,14 @@ class _Run:
             key = (uri, digest[:32])
             again = key in known and known[key]["cause"] is not None and self.retry_quarantined
             if key not in known or again:
-                row = {"uri": uri, "video_id": digest[:32], "sha256": digest, "bytes": item["size"], "cause": None, "error": None}
+                row = {
+                    "uri": uri,
+                    "video_id": digest[:32],
+                    "sha256": digest,
+                    "bytes": item["size"],
+                    "cause": None,
+                    "error": None,
+                }
                 if item["error"] is not None:
                     row |= {"cause": "missing", "error": item["error"], "attempts": 1}
                 self.rows[key] = row | columns[uri]
@@ -211,7 +222,11 @@ class _Run:
         shards = cut_shards(videos, workers.num_workers())
         recipe = self.recipe.model_dump()
         job = ShardJob(
-            lake_uri=self.lake.uri, catalog=self.lake.catalog_uri, recipe=recipe, ladder=self.plan.ladder, key=self._measured_by()
+            lake_uri=self.lake.uri,
+            catalog=self.lake.catalog_uri,
+            recipe=recipe,
+            ladder=self.plan.ladder,
+            key=self._measured_by(),
         )
         done, clips, quarantined = 0, 0, 0
         self._say("measure", 0, len(videos))
@@ -234,7 +249,9 @@ class _Run:
             for row in read_staged(self.lake.uri, name, "videos").to_pylist():
                 entry = self.rows[row["uri"], row["video_id"]]
                 if row.pop("known"):  # measured in an earlier run, perhaps at another URI
-                    row = {k: v for k, v in self.measured[row["video_id"]].items() if k in FACTS and entry.get(k) is None}
+                    row = {
+                        k: v for k, v in self.measured[row["video_id"]].items() if k in FACTS and entry.get(k) is None
+                    }
                 entry.update(row)
             clips += read_staged(self.lake.uri, name, "clips").to_pylist()
             for row in read_staged(self.lake.uri, name, "embeddings").to_pylist():
@@ -276,7 +293,12 @@ class _Run:
         kept = {row["clip_id"] for row in decisions if row["kind"] == "clip" and row["fate"] == "kept"}
         name = f"{captioner.name}/{captioner.version}"
         return [
-            {"clip_id": c["clip_id"], "captioner": name, "caption": captioner.caption(c), "camera_motion": camera_motion(c)}
+            {
+                "clip_id": c["clip_id"],
+                "captioner": name,
+                "caption": captioner.caption(c),
+                "camera_motion": camera_motion(c),
+            }
             for c in clips
             if c["clip_id"] in kept
         ]
@@ -290,18 +312,26 @@ class _Run:
             same = self.lake.head("videos", where=("video_id", [v for _, v in again])).to_pylist()
             rows = [again.pop((row["uri"], row["video_id"]), row) for row in same]
             self.lake.replace("videos", "video_id", _table(rows, _with_passed_through(rows)))
-        known = {row["clip_id"]: row["signal_versions"] for row in self.lake.head("clips", ["clip_id", "signal_versions"]).to_pylist()}
+        known = {
+            row["clip_id"]: row["signal_versions"]
+            for row in self.lake.head("clips", ["clip_id", "signal_versions"]).to_pylist()
+        }
         fresh = [clip for clip in clips if known.get(clip["clip_id"]) != clip["signal_versions"]]
         self.lake.replace("clips", "clip_id", _table([c for c in fresh if c["clip_id"] in known], clips_schema()))
         self.lake.append("clips", _table([c for c in fresh if c["clip_id"] not in known], clips_schema()))
         embedded = set(self.lake.head("embeddings", ["clip_id"])["clip_id"].to_pylist())
         for name in shards:
-            rows = [r for r in read_staged(self.lake.uri, name, "embeddings").to_pylist() if r["clip_id"] not in embedded]
+            rows = [
+                r for r in read_staged(self.lake.uri, name, "embeddings").to_pylist() if r["clip_id"] not in embedded
+            ]
             self.lake.append("embeddings", _table(rows, arrow_schema(EMBEDDINGS)))
         captions = self._captions(clips, decisions)
-        captioned = {(r["clip_id"], r["captioner"]) for r in self.lake.head("captions", ["clip_id", "captioner"]).to_pylist()}
+        captioned = {
+            (r["clip_id"], r["captioner"]) for r in self.lake.head("captions", ["clip_id", "captioner"]).to_pylist()
+        }
         self.lake.append(
-            "captions", _table([c for c in captions if (c["clip_id"], c["captioner"]) not in captioned], arrow_schema(CAPTIONS))
+            "captions",
+            _table([c for c in captions if (c["clip_id"], c["captioner"]) not in captioned], arrow_schema(CAPTIONS)),
         )
         decisions = [row | {"dataset": self.plan.dataset} for row in decisions]
         self.lake.replace("decisions", "dataset", _table(decisions, arrow_schema(DECISIONS)))

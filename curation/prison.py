@@ -43,17 +43,23 @@ class Prison:
             self._pipe.send((function, arguments, seconds))
             if not self._pipe.poll(seconds):
                 self.close()
-                raise UnreadableVideo("decoder_killed", f"decoding took longer than its {seconds:.0f} s and was stopped")
+                raise UnreadableVideo(
+                    "decoder_killed", f"decoding took longer than its {seconds:.0f} s and was stopped"
+                )
             result, error = self._pipe.recv()
         except (EOFError, OSError) as broken:
             code = self._child.wait()
             words = self._stderr_tail()
             self.close()
             how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
-            raise UnreadableVideo("decoder_killed", f"the decoder died ({how}){': ' + words if words else ''}") from broken
+            raise UnreadableVideo(
+                "decoder_killed", f"the decoder died ({how}){': ' + words if words else ''}"
+            ) from broken
         if isinstance(error, MemoryError):
             self.close()
-            raise UnreadableVideo("decoder_killed", f"decoding wanted more than {self.memory_bytes >> 20} MiB of memory")
+            raise UnreadableVideo(
+                "decoder_killed", f"decoding wanted more than {self.memory_bytes >> 20} MiB of memory"
+            )
         if error is not None:
             raise error
         return result

@@ -44,27 +44,41 @@ class Recipe(BaseModel):
         default="strip", description="shot detector: ours on the strip, or one of PySceneDetect's (a second decode)"
     )
     scene_min_seconds: float = Field(default=4.0, ge=0, description="shots below this give no clip")
-    scenes_per_video: int | None = Field(default=None, ge=1, description="only the longest so many shots of a video; null for all")
+    scenes_per_video: int | None = Field(
+        default=None, ge=1, description="only the longest so many shots of a video; null for all"
+    )
     clip_min_seconds: float = Field(default=4.0, ge=0)
     clip_max_seconds: float = Field(default=16.0, gt=0)
     drop_head_seconds: float = Field(default=0.0, ge=0, description="start of every video that belongs to no clip")
-    rules: tuple[Rule, ...] = Field(default=(), description="visual and motion rules, in the order the ledger reports them")
-    near_duplicate_similarity: float | None = Field(
-        default=None, gt=0, le=1, description="clips at least this alike (cosine) are copies; the best one stays; null keeps all"
+    rules: tuple[Rule, ...] = Field(
+        default=(), description="visual and motion rules, in the order the ledger reports them"
     )
-    balance: bool = Field(default=False, description="resample concept clusters by the inverse square root of their size")
+    near_duplicate_similarity: float | None = Field(
+        default=None,
+        gt=0,
+        le=1,
+        description="clips at least this alike (cosine) are copies; the best one stays; null keeps all",
+    )
+    balance: bool = Field(
+        default=False, description="resample concept clusters by the inverse square root of their size"
+    )
     balance_keep_below: int = Field(default=1, ge=1, description="clusters up to this size are kept whole")
     captioner: Literal["template"] = "template"
     scores: Literal["auto", "full", "ladder"] = Field(
-        default="auto", description="full measures everything; ladder spares rejected clips the models; auto: ladder above 1,000 videos"
+        default="auto",
+        description="full measures everything; ladder spares rejected clips the models; auto: ladder above 1,000 videos",
     )
-    audit_share: float = Field(default=0.02, ge=0, le=1, description="share of clips that a ladder measures in full nevertheless")
+    audit_share: float = Field(
+        default=0.02, ge=0, le=1, description="share of clips that a ladder measures in full nevertheless"
+    )
 
     def model_post_init(self, _: Any) -> None:
         if not DATASET_NAME.fullmatch(self.name):
             raise ValueError(f"name={self.name!r}: letters, digits, dot, dash and underscore only, at most 64")
         if self.clip_max_seconds < self.clip_min_seconds:
-            raise ValueError(f"clip_max_seconds={self.clip_max_seconds} is below clip_min_seconds={self.clip_min_seconds}")
+            raise ValueError(
+                f"clip_max_seconds={self.clip_max_seconds} is below clip_min_seconds={self.clip_min_seconds}"
+            )
         known = sorted(signals())
         seen: set[str] = set()
         for rule in self.rules:
@@ -86,7 +100,9 @@ class Recipe(BaseModel):
             Rule(name="shots.clip_length", signal="duration_seconds", comparison=">=", threshold=self.clip_min_seconds),
         ]
         if self.scenes_per_video is not None:
-            shots.append(Rule(name="shots.scene_rank", signal="shot_rank", comparison="<=", threshold=self.scenes_per_video))
+            shots.append(
+                Rule(name="shots.scene_rank", signal="shot_rank", comparison="<=", threshold=self.scenes_per_video)
+            )
         return (*shots, *self.rules)
 
     @property
@@ -117,7 +133,13 @@ def demo() -> Recipe:
             _rule("visual.black", "brightness", ">=", 24, "black is 16; the darkest labelled scene (nasa) has 39"),
             _rule("visual.sharpness", "sharpness", ">=", 15, "the flattest labelled real picture has 23"),
             _rule("visual.text", "text_score", "<", 0.6, "Movie Gen section 3.2.1"),
-            _rule("visual.borders", "border_share", "<=", 0.06, "8-pixel camera rims (3 %) pass, pillarboxes (13 %) do not"),
+            _rule(
+                "visual.borders",
+                "border_share",
+                "<=",
+                0.06,
+                "8-pixel camera rims (3 %) pass, pillarboxes (13 %) do not",
+            ),
             _rule("motion.static", "static_share", "<=", 0.6, "locked cameras with one moving person: 0.45 to 0.58"),
             _rule("motion.amount", "vmaf_motion", ">=", 0.5, "the paper's 2.0 keeps only lively clips of this set"),
             _rule("motion.jitter", "jitter", "<=", 2.4, "hand-held orbits 1.7, a camera swung about 2.6"),
@@ -157,13 +179,17 @@ def _moviegen(name: str, short_side: int, description: str, extra: tuple[Rule, .
 
 def moviegen_256() -> Recipe:
     """The paper's low-resolution set: at least 720 pixels on the shorter side."""
-    return _moviegen("moviegen_256", 720, "Movie Gen's set for 256 px training: sides >= 720 px, single-shot clips of 4-16 s.")
+    return _moviegen(
+        "moviegen_256", 720, "Movie Gen's set for 256 px training: sides >= 720 px, single-shot clips of 4-16 s."
+    )
 
 
 def moviegen_768() -> Recipe:
     """The paper's high-resolution set: at least 768 pixels on the shorter side, landscape first in the funnel of table 44."""
     landscape = _rule("visual.landscape", "aspect", ">=", 1.0, "Movie Gen table 44, funnel step w >= h")
-    return _moviegen("moviegen_768", 768, "Movie Gen's set for 768 px training: sides >= 768 px, landscape.", (landscape,))
+    return _moviegen(
+        "moviegen_768", 768, "Movie Gen's set for 768 px training: sides >= 768 px, landscape.", (landscape,)
+    )
 
 
 RECIPES = {"demo": demo, "moviegen_256": moviegen_256, "moviegen_768": moviegen_768}
@@ -184,7 +210,9 @@ def load_recipe(name: str) -> Recipe:
     except OSError as error:
         raise WrongCall(f"cannot read recipe {path}: {error.strerror}") from error
     except (yaml.YAMLError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise WrongCall(f"recipe {path} is not valid {path.suffix[1:].upper()}: {' '.join(str(error).split())}") from error
+        raise WrongCall(
+            f"recipe {path} is not valid {path.suffix[1:].upper()}: {' '.join(str(error).split())}"
+        ) from error
     if not isinstance(fields, dict):
         raise WrongCall(f"recipe {path} must be a mapping of fields, got {type(fields).__name__}")
     return parse_recipe({"name": path.stem} | fields, str(path))

@@ -109,7 +109,9 @@ def _stage(name: str, measured: Sequence[Measurement], job: ShardJob) -> None:
             m.video["strip_uri"] = strip_uri
     videos_schema = arrow_schema(VIDEOS, {"known": pa.bool_()})
     _write(staged(job.lake_uri, name, "clips"), [c for m in measured for c in m.clips], clips_schema())
-    _write(staged(job.lake_uri, name, "embeddings"), [e for m in measured for e in m.embeddings], arrow_schema(EMBEDDINGS))
+    _write(
+        staged(job.lake_uri, name, "embeddings"), [e for m in measured for e in m.embeddings], arrow_schema(EMBEDDINGS)
+    )
     _write(staged(job.lake_uri, name, "videos"), [m.video for m in measured], videos_schema)
 
 

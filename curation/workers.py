@@ -1,7 +1,9 @@
 """The one door to Ray in curation: connect, hash footage, and stream shards through a pool of actors."""
 
+import contextlib
 import logging
 import os
+import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -16,7 +18,6 @@ from curation.clips.errors import UnreadableVideo, WrongCall
 from curation.clips.storage import sha256
 from curation.measure import Video
 from curation.prison import Prison
-from curation.recipes import Recipe
 from curation.shard import ShardJob, as_item, from_item, run_shard
 
 LOOPBACK = "127.0.0.2"  # Ray rewrites 127.0.0.1 to the machine's outer address; this one it leaves alone
@@ -28,22 +29,39 @@ def connect(address: str | None = None) -> None:
     if ray.is_initialized():
         return
     try:
-        if address is not None:
-            ray.init(address=address, log_to_driver=False, logging_level="ERROR")
-        else:
-            ray.init(
-                _node_ip_address=LOOPBACK,
-                include_dashboard=False,
-                object_store_memory=256 << 20,
-                log_to_driver=False,
-                logging_level="ERROR",
-            )
+        with _stderr_closed():
+            if address is not None:
+                ray.init(address=address, log_to_driver=False, logging_level="ERROR")
+            else:
+                ray.init(
+                    _node_ip_address=LOOPBACK,
+                    include_dashboard=False,
+                    object_store_memory=256 << 20,
+                    log_to_driver=False,
+                    logging_level="ERROR",
+                )
     except ConnectionError as error:
-        raise WrongCall(f"no Ray answers at {address}; start one with `ray start --head`, or leave --address out") from error
+        raise WrongCall(
+            f"no Ray answers at {address}; start one with `ray start --head`, or leave --address out"
+        ) from error
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     logging.getLogger("ray.data").setLevel(logging.ERROR)
+
+
+@contextlib.contextmanager
+def _stderr_closed() -> Iterator[None]:
+    """Ray's C++ core greets on file descriptor 2; what goes wrong is raised."""
+    sys.stderr.flush()
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
 
 
 def disconnect() -> None:
@@ -91,8 +109,3 @@ def measure_shards(shards: Sequence[Sequence[Video]], job: ShardJob) -> Iterator
     pool = ray.data.ActorPoolStrategy(size=min(num_workers(), len(shards)), max_tasks_in_flight_per_actor=1)
     done = items.map(CurationWorker, fn_constructor_args=[job], compute=pool, num_cpus=1)
     yield from done.iter_rows()
-
-
-def cluster_needs(recipe: Recipe) -> str:
-    """What a run will need per worker, in words, before it starts."""
-    return f"per worker: 1 core, about {WORKER_MEMORY >> 20} MiB of memory; shots by {recipe.detector}"

@@ -22,9 +22,7 @@ from curation.clips.storage import local_copy
 av.logging.set_level(av.logging.PANIC)  # what is wrong with a file goes into its row, not onto the screen
 cv2.setNumThreads(1)  # actors are sized in whole cores
 
-ALLOWED_FORMATS = (
-    "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,mpegvideo,m4v,asf,ogg,flv,mxf,gif,h264,hevc,ivf,dv,rm,nut,obu,av1"
-)
+ALLOWED_FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,mpegvideo,m4v,asf,ogg,flv,mxf,gif,h264,hevc,ivf,dv,rm,nut,obu,av1"
 ANALYSIS_LONG_SIDE = 256  # pixels; every strip signal is measured on pictures of this size
 BATCH = 64  # frames; numpy on batches costs a fifth of numpy per frame
 LOOK_LONG_SIDE = 640  # pixels; what learned scorers see; text 14 px high in 720p stays readable
@@ -88,7 +86,7 @@ def _open(path: str) -> "av.container.InputContainer":
     except (av.FFmpegError, OSError, ValueError) as error:
         reason = _reason(error)
         if isinstance(error, ValueError) and "Format not on whitelist" in str(error):
-            raise UnreadableVideo("format_not_allowed", f"its container format is not on the allow-list") from error
+            raise UnreadableVideo("format_not_allowed", "its container format is not on the allow-list") from error
         raise UnreadableVideo("unreadable", f"no container that FFmpeg can open ({reason})") from error
 
 
@@ -107,7 +105,9 @@ def _stream(container: "av.container.InputContainer") -> "av.video.stream.VideoS
     return stream
 
 
-def _decoded(container: "av.container.InputContainer", stream: Any, end: ScanEnd | None = None) -> Iterator[tuple[int, Any]]:
+def _decoded(
+    container: "av.container.InputContainer", stream: Any, end: ScanEnd | None = None
+) -> Iterator[tuple[int, Any]]:
     """Every presented frame with its time stamp, in presentation order; broken packets are counted and passed over."""
     by_dts = stream.codec_context.name in CODECS_WITH_PTS_IN_DECODE_ORDER
     last: int | None = None
@@ -217,7 +217,9 @@ class Scan:
                     self.facts = _facts(container, stream, frame)
                     first = stamp
                     interval = max(interval, (self.facts.claimed_seconds or 0.0) / MAX_LOOKS)
-                    next_look = min(interval, self.facts.claimed_seconds or interval) / 4  # the very first frame is often black
+                    next_look = (
+                        min(interval, self.facts.claimed_seconds or interval) / 4
+                    )  # the very first frame is often black
                 facts = self.facts
                 width, height = analysis_size(facts.width, facts.height)
                 sideways = facts.rotation in (90, 270)
@@ -239,7 +241,9 @@ class Scan:
                     yield _batch(pts, keys, planes, looks, facts)
                     pts, keys, planes, looks = [], [], [], []
             if self.facts is None:
-                raise UnreadableVideo("nothing_decodes", f"not one frame of its {stream.codec_context.name} stream decodes")
+                raise UnreadableVideo(
+                    "nothing_decodes", f"not one frame of its {stream.codec_context.name} stream decodes"
+                )
             if pts:
                 yield _batch(pts, keys, planes, looks, self.facts)
 
@@ -249,7 +253,9 @@ def _look(reformatter: VideoReformatter, frame: Any, facts: VideoFacts) -> bytes
     width, height = max(2, round(facts.width * scale)), max(2, round(facts.height * scale))
     if facts.rotation in (90, 270):
         width, height = height, width
-    picture = reformatter.reformat(frame, width=width, height=height, format="bgr24", interpolation=Interpolation.AREA, threads=1)
+    picture = reformatter.reformat(
+        frame, width=width, height=height, format="bgr24", interpolation=Interpolation.AREA, threads=1
+    )
     upright = np.ascontiguousarray(_upright(picture.to_ndarray(), facts.rotation))
     return cv2.imencode(".jpg", upright, [cv2.IMWRITE_JPEG_QUALITY, 92])[1].tobytes()
 
@@ -260,7 +266,9 @@ def decode_look(look: bytes) -> np.ndarray:
     return np.ascontiguousarray(picture[:, :, ::-1])
 
 
-def _batch(pts: list[int], keys: list[bool], planes: list[np.ndarray], looks: list[tuple[int, bytes]], facts: VideoFacts) -> FrameBatch:
+def _batch(
+    pts: list[int], keys: list[bool], planes: list[np.ndarray], looks: list[tuple[int, bytes]], facts: VideoFacts
+) -> FrameBatch:
     """Packed yuv420p pictures [1.5 h, w] become upright planes."""
     packed = np.stack(planes)
     height = packed.shape[1] * 2 // 3
@@ -295,7 +303,11 @@ def read_frames(clip: Mapping[str, Any], times: Sequence[float], height: int, wi
         before: tuple[int, Any] | None = None
         for stamp, frame in _frames_of_span(path, int(clip["stream_index"]), start, end):
             while slot is not None and stamp >= targets[slot]:
-                nearer = before if before is not None and targets[slot] - before[0] <= stamp - targets[slot] else (stamp, frame)
+                nearer = (
+                    before
+                    if before is not None and targets[slot] - before[0] <= stamp - targets[slot]
+                    else (stamp, frame)
+                )
                 result[slot] = _fitted(nearer[1], clip, height, width)
                 slot = next(pending, None)
             if slot is None:
@@ -355,7 +367,9 @@ def _fitted(frame: Any, clip: Mapping[str, Any], height: int, width: int) -> np.
     y1, x1 = max(y0 + 1, int(round(top + box_height))), max(x0 + 1, int(round(left + box_width)))
     region = upright[y0:y1, x0:x1]
     shrinks = region.shape[0] >= height and region.shape[1] >= width
-    return cv2.resize(np.ascontiguousarray(region), (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC)
+    return cv2.resize(
+        np.ascontiguousarray(region), (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC
+    )
 
 
 def write_video(path: str | os.PathLike[str], frames: np.ndarray, fps: float, crf: int = 18) -> None:
@@ -382,7 +396,9 @@ def write_video(path: str | os.PathLike[str], frames: np.ndarray, fps: float, cr
         partial.unlink(missing_ok=True)
 
 
-def write_preview(clip: Mapping[str, Any], path: str | os.PathLike[str], max_height: int = 360, max_seconds: float = 4.0) -> None:
+def write_preview(
+    clip: Mapping[str, Any], path: str | os.PathLike[str], max_height: int = 360, max_seconds: float = 4.0
+) -> None:
     """A small H.264 MP4 of the start of a clip's span, whole picture, at most 24 fps. Raises `UnreadableVideo`."""
     time_base = Fraction(int(clip["time_base_numerator"]), int(clip["time_base_denominator"]))
     seconds = min(max_seconds, float((int(clip["end_pts"]) - int(clip["start_pts"])) * time_base))
@@ -392,3 +408,14 @@ def write_preview(clip: Mapping[str, Any], path: str | os.PathLike[str], max_hei
     whole = {name: value for name, value in clip.items() if not name.startswith("crop_")}
     times = np.arange(max(1, int(seconds * fps))) / fps
     write_video(path, read_frames(whole, list(times), height, width), fps, crf=30)
+
+
+def available_decoders() -> set[str]:
+    """Names of the codecs this build of FFmpeg decodes, whatever the library behind them is called."""
+    found = set()
+    for name in av.codecs_available:
+        try:
+            found.add(av.Codec(name, "r").canonical_name)
+        except av.codec.codec.UnknownCodecError:
+            continue
+    return found

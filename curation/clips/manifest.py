@@ -8,6 +8,7 @@ import contextlib
 import fcntl
 import json
 import re
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -71,7 +72,9 @@ class Lake:
         self.uri = normalise(uri)
         if catalog is None:
             if not is_local(self.uri):
-                raise WrongCall(f"{uri} is a bucket: its catalog needs a database, e.g. --catalog postgresql://... or sqlite:///...")
+                raise WrongCall(
+                    f"{uri} is a bucket: its catalog needs a database, e.g. --catalog postgresql://... or sqlite:///..."
+                )
             catalog = f"sqlite:///{local_path(self.uri) / 'catalog.db'}"
         self.catalog_uri = catalog
 
@@ -88,7 +91,9 @@ class Lake:
     @cached_property
     def _catalog(self) -> SqlCatalog:
         warehouse = join(self.uri, "tables")
-        catalog = SqlCatalog(NAMESPACE, uri=self.catalog_uri, warehouse=f"file://{warehouse}" if is_local(self.uri) else warehouse)
+        catalog = SqlCatalog(
+            NAMESPACE, uri=self.catalog_uri, warehouse=f"file://{warehouse}" if is_local(self.uri) else warehouse
+        )
         catalog.create_namespace_if_not_exists(NAMESPACE)
         return catalog
 
@@ -124,16 +129,22 @@ class Lake:
             raise UnknownSnapshot(f"{self.uri} holds no snapshot: no run has committed there yet")
         names = sorted({commit.dataset for commit in commits})
         if dataset is None and number is None and len(names) > 1:
-            raise UnknownSnapshot(f"{self.uri} holds several data sets; name one: {', '.join(f'{self.uri}#{n}' for n in names)}")
+            raise UnknownSnapshot(
+                f"{self.uri} holds several data sets; name one: {', '.join(f'{self.uri}#{n}' for n in names)}"
+            )
         if dataset is not None and dataset not in names:
             raise UnknownSnapshot(f"no data set {dataset!r} in {self.uri}; there are {', '.join(names)}")
         found = [c for c in commits if dataset in (None, c.dataset) and number in (None, c.number)]
         if not found:
             numbers = ", ".join(str(c.number) for c in commits if dataset in (None, c.dataset))
-            raise UnknownSnapshot(f"no snapshot {number} of {dataset or 'any data set'} in {self.uri}; there are {numbers}")
+            raise UnknownSnapshot(
+                f"no snapshot {number} of {dataset or 'any data set'} in {self.uri}; there are {numbers}"
+            )
         return Snapshot(self, found[-1])
 
-    def head(self, table: str, columns: Sequence[str] | None = None, where: tuple[str, Sequence[str]] | None = None) -> pa.Table:
+    def head(
+        self, table: str, columns: Sequence[str] | None = None, where: tuple[str, Sequence[str]] | None = None
+    ) -> pa.Table:
         """Rows of a table as last written, committed or not: what a run continues from. Readers use snapshots.
 
         where: (column, values): only rows whose column is one of the values.
@@ -160,7 +171,9 @@ class Lake:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
-                raise WrongCall(f"another run is writing to {self.uri}; wait for it, or choose another --out") from error
+                raise WrongCall(
+                    f"another run is writing to {self.uri}; wait for it, or choose another --out"
+                ) from error
             yield self
 
     def append(self, table: str, rows: pa.Table) -> None:
@@ -173,7 +186,10 @@ class Lake:
         """Rows with the same `key` give way to these, by copy on write: older snapshots keep theirs."""
         if rows.num_rows:
             values = rows[key].unique().to_pylist()
-            self._table(table, rows.schema).overwrite(rows, EqualTo(key, values[0]) if len(values) == 1 else In(key, values))
+            with warnings.catch_warnings(action="ignore", category=UserWarning):  # "matched no records" is no news
+                self._table(table, rows.schema).overwrite(
+                    rows, EqualTo(key, values[0]) if len(values) == 1 else In(key, values)
+                )
 
     def _table(self, name: str, schema: pa.Schema) -> Table:
         try:
@@ -281,7 +297,9 @@ class Snapshot:
         with duckdb.connect() as db:
             db.register("rows", rows)
             db.register("mine", pa.table({key: mine}))
-            kept = db.sql(f'SELECT rows.* FROM rows SEMI JOIN mine USING ("{key}") ORDER BY rows."{key}"').to_arrow_table()
+            kept = db.sql(
+                f'SELECT rows.* FROM rows SEMI JOIN mine USING ("{key}") ORDER BY rows."{key}"'
+            ).to_arrow_table()
         return kept.select(list(columns)) if columns else kept
 
     def _rows(self, name: str, columns: Sequence[str] | None = None) -> pa.Table:
@@ -298,7 +316,8 @@ class Snapshot:
             db.register("d", self._rows("decisions"))
             db.register("c", self._rows("clips", ["clip_id", *SPAN]))
             db.register("v", self._rows("videos", ["uri", "video_id", "damaged"]))
-            return db.sql(f"SELECT {names} FROM d LEFT JOIN c USING (clip_id) LEFT JOIN v ON d.uri = v.uri AND d.video_id = v.video_id "
+            return db.sql(
+                f"SELECT {names} FROM d LEFT JOIN c USING (clip_id) LEFT JOIN v ON d.uri = v.uri AND d.video_id = v.video_id "
                 "ORDER BY d.kind DESC, d.uri, c.start_seconds, d.clip_id"
             ).to_arrow_table()
 
@@ -308,7 +327,8 @@ class Snapshot:
             db.register("d", self._rows("decisions"))
             db.register("c", self.table("clips"))
             db.register("k", self.table("captions"))
-            return db.sql("SELECT c.clip_id, c.video_id, d.uri, c.stream_index, c.start_pts, c.end_pts, c.time_base_numerator, "
+            return db.sql(
+                "SELECT c.clip_id, c.video_id, d.uri, c.stream_index, c.start_pts, c.end_pts, c.time_base_numerator, "
                 "c.time_base_denominator, c.start_seconds, c.end_seconds, c.width, c.height, c.fps, c.num_frames, "
                 "k.caption, k.camera_motion, d.split, d.duplicate_group, c.has_sound, "
                 "coalesce(c.crop_left, 0)::BIGINT AS crop_left, coalesce(c.crop_top, 0)::BIGINT AS crop_top, "

@@ -67,7 +67,9 @@ class Strip:
             time_base=self.clock.time_base,
         )
         signals = {name: values[start_frame:end_frame] for name, values in self.signals.items()}
-        return Strip(video_id=self.video_id, clock=clock, keyframes=self.keyframes[start_frame:end_frame], signals=signals)
+        return Strip(
+            video_id=self.video_id, clock=clock, keyframes=self.keyframes[start_frame:end_frame], signals=signals
+        )
 
     def sampled(self, name: str) -> np.ndarray:
         """The values of a signal where it was measured, float32 [samples]."""
@@ -212,7 +214,12 @@ def _borders(picture: np.ndarray) -> tuple[int, int, int, int]:
     rows = np.percentile(picture, 95, axis=1) > DARK
     if not columns.any() or not rows.any():
         return picture.shape[1] // 2, picture.shape[1] // 2, picture.shape[0] // 2, picture.shape[0] // 2
-    left, right, top, bottom = int(columns.argmax()), int(columns[::-1].argmax()), int(rows.argmax()), int(rows[::-1].argmax())
+    left, right, top, bottom = (
+        int(columns.argmax()),
+        int(columns[::-1].argmax()),
+        int(rows.argmax()),
+        int(rows[::-1].argmax()),
+    )
     turned = picture.T
     return (
         left if _straight_edge(turned[left:]) else 0,
@@ -254,7 +261,9 @@ def write_strips(uri: str, strips: Iterable[Strip]) -> None:
     writer: pq.ParquetWriter | None = None
     for strip in strips:
         table = strip_table(strip)
-        writer = writer or pq.ParquetWriter(sink, table.schema, compression="zstd", use_byte_stream_split=list(strip.signals))
+        writer = writer or pq.ParquetWriter(
+            sink, table.schema, compression="zstd", use_byte_stream_split=list(strip.signals)
+        )
         writer.write_table(table)
     if writer is not None:
         writer.close()

@@ -12,8 +12,14 @@ class Camera(Filter):
 
     stage = "motion"
     signals = (
-        Signal(name="pan", unit="longer sides / s", meaning="mean velocity of the camera to the right (the picture moves left)"),
-        Signal(name="tilt", unit="longer sides / s", meaning="mean velocity of the camera upwards (the picture moves down)"),
+        Signal(
+            name="pan",
+            unit="longer sides / s",
+            meaning="mean velocity of the camera to the right (the picture moves left)",
+        ),
+        Signal(
+            name="tilt", unit="longer sides / s", meaning="mean velocity of the camera upwards (the picture moves down)"
+        ),
     )
 
     def score(self, clip: ClipView) -> dict[str, float | None]:

@@ -32,7 +32,11 @@ class Jitter(Filter):
             unit="% of the longer side",
             meaning="75th percentile of the change of the camera's shift from one tenth of a second to the next",
         ),
-        Signal(name="shots_per_second", unit="1/s", meaning="cuts that a sensitive detector (half the threshold) sees inside the clip"),
+        Signal(
+            name="shots_per_second",
+            unit="1/s",
+            meaning="cuts that a sensitive detector (half the threshold) sees inside the clip",
+        ),
     )
 
     def score(self, clip: ClipView) -> dict[str, float | None]:

@@ -14,7 +14,13 @@ class Static(Filter):
     """How much of the clip is (nearly) the frame before once more. The paper's own model for this is unpublished."""
 
     stage = "motion"
-    signals = (Signal(name="static_share", unit="0..1", meaning="share of frames that differ from the one before by less than 0.5 luma"),)
+    signals = (
+        Signal(
+            name="static_share",
+            unit="0..1",
+            meaning="share of frames that differ from the one before by less than 0.5 luma",
+        ),
+    )
 
     def score(self, clip: ClipView) -> dict[str, float | None]:
         steps = clip.strip.after_first("luma_change")

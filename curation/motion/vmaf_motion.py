@@ -15,7 +15,11 @@ class VmafMotion(Filter):
 
     stage = "motion"
     signals = (
-        Signal(name="vmaf_motion", unit="luma", meaning="mean VMAF motion, estimated from 256-pixel pictures (log-log calibration)"),
+        Signal(
+            name="vmaf_motion",
+            unit="luma",
+            meaning="mean VMAF motion, estimated from 256-pixel pictures (log-log calibration)",
+        ),
     )
 
     def score(self, clip: ClipView) -> dict[str, float | None]:

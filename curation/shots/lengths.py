@@ -18,7 +18,9 @@ class Piece:
     shot_rank: int  # 1 is the longest shot of the video
 
 
-def cut_clips(strip: Strip, cut_frames: Sequence[int], clip_max_seconds: float, drop_head_seconds: float = 0.0) -> list[Piece]:
+def cut_clips(
+    strip: Strip, cut_frames: Sequence[int], clip_max_seconds: float, drop_head_seconds: float = 0.0
+) -> list[Piece]:
     """One piece per shot, in time order; longer shots give their middle `clip_max_seconds`.
 
     The first `drop_head_seconds` of a video belong to no clip (titles and fades live there). Every frame else belongs to exactly
@@ -30,13 +32,17 @@ def cut_clips(strip: Strip, cut_frames: Sequence[int], clip_max_seconds: float, 
     edges = [head, *(f for f in cut_frames if f > head), len(strip)]
     shots = [(a, b) for a, b in zip(edges, edges[1:], strict=False) if b > a]
     lengths = [float(seconds[b] - seconds[a]) for a, b in shots]
-    ranks = {index: rank for rank, index in enumerate(sorted(range(len(shots)), key=lambda i: (-lengths[i], i)), start=1)}
+    ranks = {
+        index: rank for rank, index in enumerate(sorted(range(len(shots)), key=lambda i: (-lengths[i], i)), start=1)
+    }
     pieces = []
     for index, (start, end) in enumerate(shots):
         if lengths[index] > clip_max_seconds + 1e-6:
             from_second = seconds[start] + (lengths[index] - clip_max_seconds) / 2
             start = int(np.searchsorted(seconds[:-1], from_second - 1e-9))
             # one frame too many would break the promise "at most clip_max_seconds"
-            end = max(start + 1, int(np.searchsorted(seconds, seconds[start] + clip_max_seconds + 1e-6, side="right")) - 1)
+            end = max(
+                start + 1, int(np.searchsorted(seconds, seconds[start] + clip_max_seconds + 1e-6, side="right")) - 1
+            )
         pieces.append(Piece(start_frame=start, end_frame=end, shot_seconds=lengths[index], shot_rank=ranks[index]))
     return pieces

@@ -16,8 +16,39 @@ from curation.clips.schema import TABLES
 from curation.clips.storage import filesystem, is_local, local_path, normalise
 
 VIDEO_EXTENSIONS = frozenset(
-    ".3g2 .3gp .asf .avi .dv .flv .gif .h264 .h265 .hevc .ivf .m2ts .m2v .m4v .mkv .mov .mp4 .mpeg .mpg .mts .mxf .nut .ogg .ogm "
-    ".ogv .rm .rmvb .ts .vob .webm .wmv".split()
+    [
+        ".3g2",
+        ".3gp",
+        ".asf",
+        ".avi",
+        ".dv",
+        ".flv",
+        ".gif",
+        ".h264",
+        ".h265",
+        ".hevc",
+        ".ivf",
+        ".m2ts",
+        ".m2v",
+        ".m4v",
+        ".mkv",
+        ".mov",
+        ".mp4",
+        ".mpeg",
+        ".mpg",
+        ".mts",
+        ".mxf",
+        ".nut",
+        ".ogg",
+        ".ogm",
+        ".ogv",
+        ".rm",
+        ".rmvb",
+        ".ts",
+        ".vob",
+        ".webm",
+        ".wmv",
+    ]
 )
 LIST_EXTENSIONS = (".csv", ".parquet")
 

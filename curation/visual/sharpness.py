@@ -13,7 +13,11 @@ class Sharpness(Filter):
 
     stage = "visual"
     signals = (
-        Signal(name="sharpness", unit="luma squared", meaning="median variance of the Laplacian of 256-pixel pictures, inside borders"),
+        Signal(
+            name="sharpness",
+            unit="luma squared",
+            meaning="median variance of the Laplacian of 256-pixel pictures, inside borders",
+        ),
     )
 
     def score(self, clip: ClipView) -> dict[str, float | None]:

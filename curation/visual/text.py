@@ -15,7 +15,10 @@ CERTAIN = 0.9  # once a picture is this sure, further ones (0.25-0.55 CPU-s each
 def _reader() -> Any:
     from rapidocr import RapidOCR  # 0.4 s to import; only workers that read need it
 
-    one_thread = {"EngineConfig.onnxruntime.intra_op_num_threads": 1, "EngineConfig.onnxruntime.inter_op_num_threads": 1}
+    one_thread = {
+        "EngineConfig.onnxruntime.intra_op_num_threads": 1,
+        "EngineConfig.onnxruntime.inter_op_num_threads": 1,
+    }
     return RapidOCR(params=one_thread | {"Global.log_level": "error"})
 
 
@@ -43,7 +46,11 @@ class Text(Filter):
 
     stage = "visual"
     signals = (
-        Signal(name="text_score", unit="0..1", meaning="highest detection x recognition score of any text on up to 4 pictures"),
+        Signal(
+            name="text_score",
+            unit="0..1",
+            meaning="highest detection x recognition score of any text on up to 4 pictures",
+        ),
         Signal(name="text_share", unit="0..1", meaning="largest share of one picture's area that text covers"),
     )
     needs_pictures = True

@@ -1,0 +1,181 @@
+"""`cinemill curate` and the commands that look at footage: probe, strip, shots, explain, recipe."""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+import yaml
+from rich.console import Console
+
+from api.cli.progress import CurationProgress
+from curation.clips import Lake, UnreadableVideo, WrongCall
+from curation.clips.errors import UnknownSnapshot
+
+Out = Annotated[str, typer.Option(help="The lake: a folder, or the URI of a bucket.", metavar="URI")]
+Json = Annotated[bool, typer.Option("--json", help="Only JSON on stdout.")]
+Catalog = Annotated[str | None, typer.Option(help="Database URL of the catalog; needed for a bucket.", metavar="URL")]
+
+
+def curate_command(
+    sources: Annotated[
+        list[str], typer.Argument(help="Videos, folders (recursive), or .csv/.parquet lists with a uri column.")
+    ],
+    recipe: Annotated[str, typer.Option(help="demo, moviegen_256, moviegen_768, or a .yaml/.toml file.")] = "demo",
+    out: Out = "lake",
+    dataset: Annotated[
+        str | None, typer.Option(help="Name of the data set; the recipe's by default.", metavar="NAME")
+    ] = None,
+    address: Annotated[
+        str | None, typer.Option(help="A running Ray; one is started on this machine's loopback by default.")
+    ] = None,
+    limit: Annotated[int | None, typer.Option(help="Only the first so many videos.")] = None,
+    sample: Annotated[
+        str | None, typer.Option(help="Only a share of the videos, by hash of their URI.", metavar="SEED:SHARE")
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Check everything, say what would be done, write nothing.")
+    ] = False,
+    retry_quarantined: Annotated[
+        bool, typer.Option("--retry-quarantined", help="Try unreadable videos again.")
+    ] = False,
+    catalog: Catalog = None,
+    as_json: Json = False,
+    progress_file: Annotated[Path | None, typer.Option(hidden=True, envvar="CINEMILL_PROGRESS")] = None,
+) -> None:
+    """Footage into clips into a manifest.
+
+    Every video and every clip gets exactly one row that says what became of it. Run it again and only what is new is done; kill it,
+    run it again, and it continues.
+
+    cinemill curate ~/footage --recipe moviegen_768 --out s3://bucket/lake --catalog postgresql://...
+    """
+    from curation.pipeline import curate, plan_run
+    from curation.recipes import load_recipe
+
+    chosen = load_recipe(recipe)
+    plan = plan_run(sources, chosen, out, dataset, limit, sample, catalog)
+    if dry_run:
+        words = {
+            "videos": len(plan.footage),
+            "files_passed_over": plan.passed_over,
+            "dataset": plan.dataset,
+            "recipe": chosen.name,
+            "recipe_hash": chosen.hash,
+            "scores": "ladder" if plan.ladder else "full",
+            "out": plan.lake.uri,
+        }
+        print(json.dumps(words) if as_json else "\n".join(f"{k:>18}  {v}" for k, v in words.items()))
+        return
+    with CurationProgress(progress_file, quiet=as_json) as progress:
+        commit = curate(
+            sources, chosen, out, dataset, address, limit, sample, retry_quarantined, catalog=catalog, progress=progress
+        )
+    name = f"{plan.lake.uri}#{commit.dataset}@{commit.number}"
+    if as_json:
+        print(
+            json.dumps({"snapshot": name, "number": commit.number, "dataset": commit.dataset, "counts": commit.counts})
+        )
+        return
+    c = commit.counts
+    print(f"snapshot {name}")
+    for kind in ("videos", "clips"):
+        print(
+            f"{kind:>8}: {c[f'{kind}_in']} in = {c[f'{kind}_kept']} kept + {c[f'{kind}_rejected']} rejected "
+            f"+ {c[f'{kind}_duplicate']} duplicate + {c[f'{kind}_quarantined']} quarantined"
+        )
+    if plan.passed_over:
+        print(f"{plan.passed_over} files that are no videos were passed over")
+    print(f"next: cinemill manifest show --out {out}    cinemill serve --data {out}")
+
+
+def _read(action: Any, file: str) -> Any:
+    try:
+        return action(file)
+    except UnreadableVideo as error:
+        raise WrongCall(f"{file}: {error}") from error
+
+
+def probe_command(file: Annotated[str, typer.Argument(help="A video.")], as_json: Json = False) -> None:
+    """What a container and its first frame say: codec, displayed size, rotation, time base."""
+    from curation.clips.frames import probe
+
+    facts = vars(_read(probe, file))
+    if as_json:
+        print(json.dumps(facts, default=str))
+    else:
+        print("\n".join(f"{name:>20}  {value}" for name, value in facts.items()))
+
+
+def strip_command(
+    file: Annotated[str, typer.Argument(help="A video.")],
+    out: Annotated[str, typer.Option(help="Where to write the strip.", metavar="STRIP.PARQUET")] = "strip.parquet",
+) -> None:
+    """Decode a video once and write its strip: a row per frame, the numbers every cheap filter is computed from."""
+    from curation.clips.strip import make_strip, write_strips
+
+    decoded = _read(lambda path: make_strip(path, looks=False), file)
+    write_strips(out, [decoded.strip])
+    print(f"{out}: {len(decoded.strip)} frames, {decoded.strip.clock.duration_seconds:.3f} s")
+
+
+def shots_command(
+    file: Annotated[str, typer.Argument(help="A video.")],
+    detector: Annotated[
+        str, typer.Option(help="strip (ours), or adaptive, content, threshold (PySceneDetect's).")
+    ] = "strip",
+    as_json: Json = False,
+) -> None:
+    """Where the shots of a video begin. Hard cuts only: gradual transitions are not detected yet, and that list stays empty."""
+    from curation.clips.strip import make_strip
+    from curation.shots import pyscenedetect, strip_detector
+
+    decoded = _read(lambda path: make_strip(path, looks=False), file)
+    if detector == "strip":
+        cuts = strip_detector.find_cuts(decoded.strip)
+    else:
+        cuts = pyscenedetect.find_cuts(file, decoded.strip, detector)
+    found = [{"frame": cut.frame, "seconds": round(cut.seconds, 6), "score": round(cut.score, 4)} for cut in cuts]
+    if as_json:
+        print(
+            json.dumps(
+                {"stream": decoded.facts.stream_index, "frames": len(decoded.strip), "cuts": found, "gradual": []}
+            )
+        )
+        return
+    print(f"{len(found) + 1} shots in {len(decoded.strip)} frames")
+    for cut in found:
+        print(f"  cut at frame {cut['frame']:>6}  {cut['seconds']:>10.3f} s  score {cut['score']:.2f}")
+
+
+def recipe_command(
+    name: Annotated[str | None, typer.Argument(help="A recipe's name or file; all names without it.")] = None,
+) -> None:
+    """Print a recipe as YAML, with the source of every threshold: the start of one of your own."""
+    from curation.recipes import RECIPES, load_recipe
+
+    if name is None:
+        for known in RECIPES:
+            print(f"{known:<14} {load_recipe(known).description}")
+        return
+    print(
+        yaml.safe_dump(load_recipe(name).model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=120),
+        end="",
+    )
+
+
+def explain_command(
+    what: Annotated[str, typer.Argument(help="A video file that was curated, or a clip_id.", metavar="FILE|CLIP_ID")],
+    out: Out = "lake",
+    dataset: Annotated[str | None, typer.Option(help="The data set; all of them by default.", metavar="NAME")] = None,
+    catalog: Catalog = None,
+) -> None:
+    """Why a video or a clip was kept or left, in sentences with numbers."""
+    from curation.story import tell
+
+    if not Lake.exists(out):
+        raise UnknownSnapshot(f"{out} is not a lake: no catalog there")
+    lake = Lake(out, catalog)
+    console = Console(highlight=False, soft_wrap=True)
+    for line in tell(lake, what, dataset):
+        console.print(line, markup=False)

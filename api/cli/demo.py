@@ -1,0 +1,3 @@
+"""`cinemill demo`."""
+def demo_command() -> None:
+    """demo"""

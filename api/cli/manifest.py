@@ -1,0 +1,148 @@
+"""`cinemill manifest`: look into a lake."""
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Annotated
+
+import pyarrow.csv
+import pyarrow.parquet as pq
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from api.cli.curation import Catalog, Json, Out
+from curation.clips import Lake, Snapshot
+from curation.clips.errors import UnknownSnapshot, WrongCall
+from curation.clips.schema import TABLES
+
+manifest_app = typer.Typer(help="Look into a lake: its data sets, snapshots, files and ledgers.", no_args_is_help=True)
+Dataset = Annotated[str | None, typer.Option(help="The data set, if the lake holds several.", metavar="NAME")]
+Number = Annotated[int | None, typer.Option(help="The snapshot's number; the newest by default.", metavar="N")]
+
+
+def _lake(out: str, catalog: str | None) -> Lake:
+    if not Lake.exists(out):
+        raise UnknownSnapshot(f"{out} is not a lake: no catalog there; `cinemill curate ... --out {out}` makes one")
+    return Lake(out, catalog)
+
+
+@manifest_app.command("list")
+def list_command(out: Out = "lake", catalog: Catalog = None, as_json: Json = False) -> None:
+    """Every snapshot of every data set."""
+    commits = _lake(out, catalog).commits()
+    if as_json:
+        print(json.dumps([{"number": c.number, "dataset": c.dataset, "created_at": c.created_at.isoformat(), "recipe_hash": c.recipe_hash,
+                           "code_version": c.code_version, "counts": c.counts} for c in commits]))  # fmt: skip
+        return
+    table = Table("snapshot", "data set", "when (UTC)", "videos", "clips", "kept", "recipe", box=None)
+    for c in commits:
+        table.add_row(
+            str(c.number), c.dataset, f"{c.created_at:%Y-%m-%d %H:%M:%S}", str(c.counts["videos_in"]), str(c.counts["clips_in"]),
+            str(c.counts["clips_kept"]), c.recipe_hash[:12],
+        )  # fmt: skip
+    Console().print(table)
+
+
+@manifest_app.command("show")
+def show_command(
+    out: Out = "lake", dataset: Dataset = None, snapshot: Number = None, catalog: Catalog = None, as_json: Json = False
+) -> None:
+    """The funnel of a snapshot: what each rule took, in recipe order, and why videos left."""
+    from curation.ledger import counts, funnel
+
+    chosen = _lake(out, catalog).snapshot(dataset, snapshot)
+    steps, tally = funnel(chosen), counts(chosen)
+    if as_json:
+        print(json.dumps({"snapshot": chosen.name, "counts": tally, "funnel": [vars(step) for step in steps]}))
+        return
+    console = Console()
+    console.print(f"[bold]{chosen.name}[/bold]", highlight=False)
+    for kind, fates in tally.items():
+        console.print(
+            f"{kind}: {fates['in']} in = " + " + ".join(f"{n} {fate}" for fate, n in fates.items() if fate != "in")
+        )
+    table = Table("rule", "keeps when", "entered", "left", "only by this", "go on", box=None)
+    table.columns[0].no_wrap = table.columns[1].no_wrap = True
+    for step in steps:
+        keeps = (
+            f"{step.signal or 'similarity'} {step.comparison} {step.threshold:g}"
+            if step.threshold is not None
+            else "drawn, 1/sqrt(size)"
+        )
+        table.add_row(
+            step.rule, keeps, *(str(n) for n in (step.entered, step.rejected, step.only_this_rule, step.left))
+        )
+    console.print(table)
+    reasons = Counter(
+        row["reason"] for row in chosen.table("ledger").to_pylist() if row["kind"] == "video" and row["reason"]
+    )
+    for reason, number in reasons.most_common():
+        console.print(f"{number} x {reason}", markup=False)
+
+
+@manifest_app.command("files")
+def files_command(
+    out: Out = "lake", dataset: Dataset = None, snapshot: Number = None, catalog: Catalog = None,
+    table: Annotated[str, typer.Option(help=f"One of {', '.join(TABLES)}.")] = "clips", as_json: Json = False,
+) -> None:  # fmt: skip
+    """Exactly the Parquet files of a snapshot: what pandas, DuckDB, Spark or Ray Data read."""
+    chosen = _lake(out, catalog).snapshot(dataset, snapshot)
+    files = chosen.files(table)
+    print(json.dumps({"snapshot": chosen.name, "table": table, "files": files}) if as_json else "\n".join(files))
+
+
+@manifest_app.command("diff")
+def diff_command(
+    before: Annotated[int, typer.Argument(help="Number of the older snapshot.")],
+    after: Annotated[int, typer.Argument(help="Number of the newer snapshot.")],
+    out: Out = "lake", dataset: Dataset = None, catalog: Catalog = None, as_json: Json = False,
+) -> None:  # fmt: skip
+    """Which kept clips two snapshots do not share, and by which rule they left."""
+    lake = _lake(out, catalog)
+    old, new = lake.snapshot(dataset, before), lake.snapshot(dataset, after)
+    old_rows, new_rows = _clip_fates(old), _clip_fates(new)
+    added = [
+        c for c, (fate, _) in new_rows.items() if fate == "kept" and old_rows.get(c, ("absent", None))[0] != "kept"
+    ]
+    removed = [
+        c for c, (fate, _) in old_rows.items() if fate == "kept" and new_rows.get(c, ("absent", None))[0] != "kept"
+    ]
+    why_added = Counter(old_rows.get(c, ("absent", None))[1] or "new footage" for c in added)
+    why_removed = Counter(new_rows.get(c, ("absent", None))[1] or "no longer in the data set" for c in removed)
+    if as_json:
+        print(json.dumps({"added": added, "removed": removed, "added_by": why_added, "removed_by": why_removed}))
+        return
+    print(f"{old.name} -> {new.name}")
+    for sign, clips, why in (("+", added, why_added), ("-", removed, why_removed)):
+        print(f"{sign}{len(clips)} kept clips" + "".join(f"\n    {n} x {rule}" for rule, n in why.most_common()))
+
+
+def _clip_fates(snapshot: Snapshot) -> dict[str, tuple[str, str | None]]:
+    rows = snapshot.table("decisions", ["kind", "clip_id", "fate", "rule"]).to_pylist()
+    return {row["clip_id"]: (row["fate"], row["rule"]) for row in rows if row["kind"] == "clip"}
+
+
+@manifest_app.command("export")
+def export_command(
+    file: Annotated[Path, typer.Argument(help="Where to write: .parquet or .csv.")],
+    table: Annotated[str, typer.Option(help="ledger, videos or clips.")] = "ledger",
+    out: Out = "lake", dataset: Dataset = None, snapshot: Number = None, catalog: Catalog = None,
+) -> None:  # fmt: skip
+    """One table of a snapshot as one file; the ledger says what became of every video and clip."""
+    if file.suffix not in (".parquet", ".csv"):
+        raise WrongCall(f"{file} must end in .parquet or .csv")
+    if table not in ("ledger", "videos", "clips"):
+        raise WrongCall(f"unknown table {table!r}; export knows ledger, videos and clips")
+    if not file.absolute().parent.is_dir():
+        raise WrongCall(f"no folder {file.absolute().parent} to write {file.name} into")
+    rows = _lake(out, catalog).snapshot(dataset, snapshot).table(table)
+    if file.suffix == ".csv":
+        lists = [i for i, column in enumerate(rows.schema) if str(column.type).startswith("list")]
+        for i in lists:  # CSV has no lists
+            column = [None if v is None else json.dumps(v) for v in rows.column(i).to_pylist()]
+            rows = rows.set_column(i, rows.column_names[i], [column])
+        pyarrow.csv.write_csv(rows, file)
+    else:
+        pq.write_table(rows, file)
+    print(f"{file}: {rows.num_rows} rows")
