@@ -67,7 +67,7 @@ class Prison:
     def _start(self) -> None:
         self.close()
         here, there = Pipe()
-        self._stderr = tempfile.TemporaryFile()
+        self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 (it lives as long as the child)
         self._child = subprocess.Popen(
             [sys.executable, "-m", "curation.prison", str(there.fileno()), str(self.memory_bytes)],
             stdin=subprocess.DEVNULL,
@@ -109,6 +109,7 @@ def _serve(descriptor: int, memory_bytes: int) -> None:
                 return
             used = sum(resource.getrusage(resource.RUSAGE_SELF)[:2])
             resource.setrlimit(resource.RLIMIT_CPU, (int(used + seconds) + 2, resource.RLIM_INFINITY))
+            answer: tuple[Any, Exception | None]
             try:
                 answer = function(*arguments), None
             except Exception as error:

@@ -31,14 +31,14 @@ def connect(address: str | None = None) -> None:
     try:
         with _stderr_closed():
             if address is not None:
-                ray.init(address=address, log_to_driver=False, logging_level="ERROR")
+                ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
             else:
                 ray.init(
                     _node_ip_address=LOOPBACK,
                     include_dashboard=False,
                     object_store_memory=256 << 20,
                     log_to_driver=False,
-                    logging_level="ERROR",
+                    logging_level=logging.ERROR,
                 )
     except ConnectionError as error:
         raise WrongCall(
@@ -107,5 +107,5 @@ def measure_shards(shards: Sequence[Sequence[Video]], job: ShardJob) -> Iterator
     """Stream shards through the pool; a summary of each, as they finish. A worker that dies is replaced and its shard done again."""
     items = ray.data.from_items([as_item(shard) for shard in shards], override_num_blocks=len(shards))
     pool = ray.data.ActorPoolStrategy(size=min(num_workers(), len(shards)), max_tasks_in_flight_per_actor=1)
-    done = items.map(CurationWorker, fn_constructor_args=[job], compute=pool, num_cpus=1)
+    done = items.map(CurationWorker, fn_constructor_args=[job], compute=pool, num_cpus=1)  # type: ignore[arg-type]
     yield from done.iter_rows()

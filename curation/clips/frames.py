@@ -19,7 +19,6 @@ from av.video.reformatter import Interpolation, VideoReformatter
 from curation.clips.errors import UnreadableVideo
 from curation.clips.storage import local_copy
 
-av.logging.set_level(av.logging.PANIC)  # what is wrong with a file goes into its row, not onto the screen
 cv2.setNumThreads(1)  # actors are sized in whole cores
 
 ALLOWED_FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,mpegvideo,m4v,asf,ogg,flv,mxf,gif,h264,hevc,ivf,dv,rm,nut,obu,av1"
@@ -73,6 +72,7 @@ class ScanEnd:
 
 
 def _open(path: str) -> "av.container.InputContainer":
+    av.logging.set_level(av.logging.PANIC)  # what is wrong goes into the file's row; PySceneDetect resets this, so each time
     if not os.path.exists(path):
         raise UnreadableVideo("missing", f"no file at {path}")
     if os.path.getsize(path) == 0:
@@ -97,7 +97,7 @@ def _reason(error: BaseException) -> str:
     return " ".join(last.split())[:200]
 
 
-def _stream(container: "av.container.InputContainer") -> "av.video.stream.VideoStream":
+def _stream(container: "av.container.InputContainer") -> Any:
     stream = container.streams.best("video")
     if stream is None:
         raise UnreadableVideo("no_video_stream", "the container holds no video stream")
@@ -147,7 +147,7 @@ def _upright(picture: np.ndarray, rotation: int) -> np.ndarray:
 
 
 def _turns(frame: Any) -> int:
-    return int(round(frame.rotation / 90)) * 90 % 360
+    return round(frame.rotation / 90) * 90 % 360
 
 
 def _facts(container: Any, stream: Any, frame: Any) -> VideoFacts:
@@ -263,6 +263,7 @@ def _look(reformatter: VideoReformatter, frame: Any, facts: VideoFacts) -> bytes
 def decode_look(look: bytes) -> np.ndarray:
     """A look back as RGB, uint8 [H, W, 3]."""
     picture = cv2.imdecode(np.frombuffer(look, np.uint8), cv2.IMREAD_COLOR)
+    assert picture is not None, "looks are JPEGs that we wrote"
     return np.ascontiguousarray(picture[:, :, ::-1])
 
 
@@ -363,8 +364,8 @@ def _fitted(frame: Any, clip: Mapping[str, Any], height: int, width: int) -> np.
         left, box_width = left + (box_width - box_height * wanted) / 2, box_height * wanted
     else:
         top, box_height = top + (box_height - box_width / wanted) / 2, box_width / wanted
-    y0, x0 = int(round(top)), int(round(left))
-    y1, x1 = max(y0 + 1, int(round(top + box_height))), max(x0 + 1, int(round(left + box_width)))
+    y0, x0 = round(top), round(left)
+    y1, x1 = max(y0 + 1, round(top + box_height)), max(x0 + 1, round(left + box_width))
     region = upright[y0:y1, x0:x1]
     shrinks = region.shape[0] >= height and region.shape[1] >= width
     return cv2.resize(

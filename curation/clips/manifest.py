@@ -20,7 +20,7 @@ import pyarrow as pa
 import sqlalchemy as sa
 from pyiceberg.catalog.sql import SqlCatalog
 from pyiceberg.exceptions import NoSuchTableError
-from pyiceberg.expressions import AlwaysTrue, EqualTo, In
+from pyiceberg.expressions import AlwaysTrue, BooleanExpression, EqualTo, In
 from pyiceberg.table import Table
 
 from curation.clips.errors import UnknownSnapshot, WrongCall
@@ -154,7 +154,7 @@ class Lake:
         except NoSuchTableError:
             schema = arrow_schema(TABLES[table])
             return schema.empty_table().select(list(columns)) if columns else schema.empty_table()
-        condition: Any = AlwaysTrue() if where is None else In(where[0], list(where[1]))
+        condition: Any = AlwaysTrue() if where is None else _one_of(*where)
         known = {field.name for field in iceberg.schema().fields}
         wanted = tuple(name for name in columns if name in known) if columns else ("*",)
         return _narrow(iceberg.scan(row_filter=condition, selected_fields=wanted).to_arrow())
@@ -187,9 +187,7 @@ class Lake:
         if rows.num_rows:
             values = rows[key].unique().to_pylist()
             with warnings.catch_warnings(action="ignore", category=UserWarning):  # "matched no records" is no news
-                self._table(table, rows.schema).overwrite(
-                    rows, EqualTo(key, values[0]) if len(values) == 1 else In(key, values)
-                )
+                self._table(table, rows.schema).overwrite(rows, _one_of(key, values))
 
     def _table(self, name: str, schema: pa.Schema) -> Table:
         try:
@@ -275,7 +273,7 @@ class Snapshot:
         missing = set(columns or ()) - known
         if missing:
             raise WrongCall(f"table {table} has no column {sorted(missing)[0]!r}; it has {', '.join(sorted(known))}")
-        condition = EqualTo("dataset", self.dataset) if table == "decisions" else AlwaysTrue()
+        condition = _one_of("dataset", [self.dataset]) if table == "decisions" else AlwaysTrue()
         wanted = tuple(columns) if columns else ("*",)
         return iceberg.scan(row_filter=condition, snapshot_id=self.commit.tables[table], selected_fields=wanted)
 
@@ -338,6 +336,12 @@ class Snapshot:
 
 
 SPAN = ("start_seconds", "end_seconds")
+
+
+def _one_of(column: str, values: Sequence[str]) -> BooleanExpression:
+    if len(values) == 1:
+        return EqualTo(column, values[0])  # type: ignore[call-arg, arg-type]  # its own factory, which mypy does not see
+    return In(column, list(values))  # type: ignore[call-arg, arg-type]
 
 
 def _narrow(table: pa.Table) -> pa.Table:

@@ -1,5 +1,6 @@
 """Shots become clips: one clip from the middle of every shot, bounded in length. Pure arithmetic on time stamps."""
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -30,7 +31,7 @@ def cut_clips(
     head = int(np.searchsorted(seconds[:-1], drop_head_seconds - 1e-9)) if drop_head_seconds > 0 else 0
     head = head if head < len(strip) else 0
     edges = [head, *(f for f in cut_frames if f > head), len(strip)]
-    shots = [(a, b) for a, b in zip(edges, edges[1:], strict=False) if b > a]
+    shots = [(a, b) for a, b in itertools.pairwise(edges) if b > a]
     lengths = [float(seconds[b] - seconds[a]) for a, b in shots]
     ranks = {
         index: rank for rank, index in enumerate(sorted(range(len(shots)), key=lambda i: (-lengths[i], i)), start=1)
