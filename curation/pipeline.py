@@ -7,7 +7,7 @@ is new, what the recipe decides over everything measured, what is said of the cl
 import hashlib
 import importlib.metadata
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -28,6 +28,7 @@ from curation.recipes import Recipe
 from curation.shard import ShardJob, clips_schema, cut_shards, read_staged, shard_name
 from curation.sources.footage import Footage, find_footage
 
+SHARDS_PER_APPEND = 64  # embeddings of about 4,000 videos, 5 MB a thousand clips, are in memory at once
 LADDER_ABOVE = 1_000  # videos; below, measuring everything costs less than wondering later
 CODE_VERSION = importlib.metadata.version("cinemill")
 FACTS = {column.name for column in VIDEOS} - {"uri"}
@@ -74,13 +75,13 @@ def plan_run(
         raise WrongCall(f"data set name {name!r}: letters, digits, dot, dash and underscore only, at most 64")
     if limit is not None and limit < 1:
         raise WrongCall(f"limit {limit} must be at least 1")
+    lake = Lake(out, catalog)
     require_writable(out)
     footage, passed_over = find_footage(sources)
     if sample is not None:
         footage = _sampled(footage, sample)
     footage = footage[:limit]
     ladder = recipe.scores == "ladder" or (recipe.scores == "auto" and len(footage) > LADDER_ABOVE)
-    lake = Lake(out, catalog)
     return RunPlan(footage=footage, passed_over=passed_over, dataset=name, recipe=recipe, lake=lake, ladder=ladder)
 
 
@@ -320,10 +321,9 @@ class _Run:
         self.lake.replace("clips", "clip_id", _table([c for c in fresh if c["clip_id"] in known], clips_schema()))
         self.lake.append("clips", _table([c for c in fresh if c["clip_id"] not in known], clips_schema()))
         embedded = set(self.lake.head("embeddings", ["clip_id"])["clip_id"].to_pylist())
-        for name in shards:
-            rows = [
-                r for r in read_staged(self.lake.uri, name, "embeddings").to_pylist() if r["clip_id"] not in embedded
-            ]
+        for some in _slices(shards, SHARDS_PER_APPEND):
+            tables = [read_staged(self.lake.uri, name, "embeddings") for name in some]
+            rows = [row for table in tables for row in table.to_pylist() if row["clip_id"] not in embedded]
             self.lake.append("embeddings", _table(rows, arrow_schema(EMBEDDINGS)))
         captions = self._captions(clips, decisions)
         captioned = {
@@ -363,3 +363,9 @@ def _with_passed_through(rows: Sequence[dict[str, Any]]) -> pa.Schema:
             if name not in FACTS and name != "uri" and value is not None:
                 extra.setdefault(name, pa.scalar(value).type)
     return arrow_schema(VIDEOS, extra)
+
+
+def _slices(items: Sequence[str], size: int) -> Iterator[Sequence[str]]:
+    """Slices of at most `size`; one empty slice for no items, so that the table is made even then."""
+    for start in range(0, max(1, len(items)), size):
+        yield items[start : start + size]

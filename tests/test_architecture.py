@@ -21,7 +21,7 @@ ONLY_IN = {  # a heavy library has one door
     "ray": ["curation.workers", "training.cluster", "api.jobs"],
     "av": ["curation.clips.frames"],
     "pyarrow.fs": ["curation.clips.storage", "curation.sources.footage"],
-    "pyiceberg": ["curation.clips.manifest"],
+    "pyiceberg": ["curation.clips.manifest", "curation.clips.relocate"],
     "fastapi": ["api"],
     "faiss": ["curation.content"],
     "rapidocr": ["curation.visual.text"],

@@ -4,31 +4,33 @@ import shlex
 import sys
 import traceback
 
-import click
 import typer
+from typer.exceptions import TyperException
 
-from api.cli import curation, doctor, manifest
+from api.cli import curation, demo, doctor, manifest, service, training
 from curation.clips.errors import WrongCall
 
 HELP = """Raw footage in, a text-to-video model out.
 
 A first walk, on the clips that come with it:
 
-  cinemill curate samples --recipe demo --out out/lake     footage -> clips -> manifest
+  cinemill curate samples --recipe demo --out out/lake
 
-  cinemill manifest show --out out/lake                    what was kept, what left, and why
+  cinemill manifest show --out out/lake
 
   cinemill explain samples/roof_handheld_360p.mp4 --out out/lake
 
   cinemill train tae --manifest out/lake --recipe tae_demo --out out/tae
 
-  cinemill train video --manifest out/lake --tae out/tae --recipe video_demo --out out/video
+  cinemill train video --manifest out/lake --tae out/tae --out out/video
 
-  cinemill generate --checkpoint out/video --prompt "a bee on a flower" --out clip.mp4
+  cinemill generate --checkpoint out/video --prompt "a bee" --out bee.mp4
 
-  cinemill serve --data out/lake                           the dashboard, on http://127.0.0.1:8000
+  cinemill serve --data out/lake
 
-`cinemill demo` does all of it. Exit codes: 0 done, 1 failed, 2 a wrong call, 130 interrupted and resumable.
+`cinemill demo` does all of it and makes a report page.
+
+Exit codes: 0 done, 1 failed, 2 a wrong call, 130 interrupted, run again.
 """
 
 app = typer.Typer(
@@ -46,40 +48,28 @@ app.command("probe")(curation.probe_command)
 app.command("strip")(curation.strip_command)
 app.command("shots")(curation.shots_command)
 app.command("doctor")(doctor.doctor_command)
-
-
-def _register_later_rooms() -> None:
-    """Training, service and demo register here; their files import nothing heavy at the top, so `--help` stays quick."""
-    import contextlib
-
-    from api.cli import demo, service
-
-    with contextlib.suppress(ImportError):
-        from api.cli import training
-
-        app.add_typer(training.train_app, name="train")
-        app.command("generate")(training.generate_command)
-        app.add_typer(training.evaluate_app, name="evaluate")
-    app.command("serve")(service.serve_command)
-    app.command("demo")(demo.demo_command)
+app.add_typer(training.train_app, name="train")
+app.command("generate")(training.generate_command)
+app.add_typer(training.evaluate_app, name="evaluate")
+app.command("serve")(service.serve_command)
+app.command("demo")(demo.demo_command)
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run a command line and return its exit code; every error of the caller's is one clear line on stderr."""
-    _register_later_rooms()
     words = sys.argv[1:] if arguments is None else arguments
     try:
         code = typer.main.get_command(app).main(args=words, prog_name="cinemill", standalone_mode=False)
         return int(code or 0)
-    except click.exceptions.NoArgsIsHelpError as error:
-        print(error.ctx.get_help() if error.ctx else error, file=sys.stderr)
-        return 2
-    except click.UsageError as error:
-        where = f"; see `{error.ctx.command_path} --help`" if error.ctx else ""
-        return _say(f"{error.format_message()}{where}", 2)
+    except (
+        TyperException
+    ) as error:  # a wrong word; a group without a command has printed its help and says nothing more
+        message = error.format_message()
+        where = f"; see `{error.ctx.command_path} --help`" if getattr(error, "ctx", None) else ""
+        return _say(f"{message}{where}", 2) if message else 2
     except WrongCall as error:
         return _say(str(error), 2)
-    except (KeyboardInterrupt, click.Abort):
+    except (KeyboardInterrupt, typer.Abort):
         return _say(f"interrupted; continue with: {shlex.join(['cinemill', *words])}", 130)
     except OSError as error:
         if error.errno == 28:

@@ -146,3 +146,18 @@ def export_command(
     else:
         pq.write_table(rows, file)
     print(f"{file}: {rows.num_rows} rows")
+
+
+@manifest_app.command("relocate")
+def relocate_command(
+    out: Annotated[str, typer.Option(help="Where the lake lies now.", metavar="FOLDER")] = "lake",
+) -> None:
+    """After moving a lake's folder: rewrite the absolute paths that Iceberg keeps."""
+    from curation.clips.relocate import relocate
+
+    there, rewritten = relocate(out)
+    print(
+        f"{out}: {rewritten} files rewritten, was at {there}"
+        if rewritten
+        else f"{out}: nothing to do, it lies where it was"
+    )

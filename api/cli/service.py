@@ -1,5 +1,7 @@
 """`cinemill serve`: the service on this machine."""
 
+import contextlib
+import socket
 import sys
 from typing import Annotated
 
@@ -7,34 +9,58 @@ import typer
 
 
 def serve_command(
-    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")] = 8000,
-    data: Annotated[str | None, typer.Option(help="The lake to show and to curate into: a folder or a bucket's URI.")] = None,
+    host: Annotated[str | None, typer.Option(help="Address to listen on.", show_default="127.0.0.1")] = None,
+    port: Annotated[
+        int | None, typer.Option(min=0, max=65535, help="Port; 0 takes a free one.", show_default="8000")
+    ] = None,
+    data: Annotated[
+        str | None, typer.Option(help="The lake to show and to curate into.", metavar="URI", show_default="data")
+    ] = None,
 ) -> None:
-    """Serve the REST interface and the dashboard: data sets, funnels, clips that play, and jobs."""
-    import socket
+    """Serve the dashboard and the REST interface of a lake: data sets, funnels, clips that play, and jobs.
 
+    Other settings are environment variables: CINEMILL_ROOTS (folders that jobs may read), CINEMILL_RAY_ADDRESS (run jobs
+    as Ray jobs), CINEMILL_CACHE_DIR, CINEMILL_ALLOWED_HOSTS and more; see api/settings.py.
+    """
     import uvicorn
+    from pydantic import ValidationError
 
     from api.app import create_app
     from api.settings import Settings
+    from curation.clips import WrongCall
 
-    asked: dict[str, str | int] = {"host": host, "port": port}
-    settings = Settings(**asked | ({"data": data} if data is not None else {}))  # type: ignore[arg-type]
+    asked = {name: value for name, value in (("host", host), ("port", port), ("data", data)) if value is not None}
+    try:
+        settings = Settings(**asked)  # type: ignore[arg-type]
+    except ValidationError as error:
+        wrong = error.errors()[0]
+        raise WrongCall(f"setting {'.'.join(str(part) for part in wrong['loc'])}: {wrong['msg']}") from None
     if not settings.is_loopback:
         print(
-            f"warning: listening on {host}: everybody who reaches it can read the lake and start jobs; there is no login. "
-            "Other host names must be allowed by CINEMILL_ALLOWED_HOSTS.",
+            f"warning: {settings.host} can be reached from other machines: there is no login, and whoever reaches it can "
+            "read the lake and start jobs. Names it is called by must be in CINEMILL_ALLOWED_HOSTS.",
             file=sys.stderr,
         )
-    config = uvicorn.Config(
-        create_app(settings), host=host, port=port, log_level="warning", server_header=False, timeout_graceful_shutdown=5
-    )
+    listening = _listen(settings.host, settings.port)
+    shown = f"[{settings.host}]" if ":" in settings.host else settings.host
+    url = f"http://{shown}:{listening.getsockname()[1]}/"
+    print(f"Cinemill serves {settings.data} on {url} (Ctrl-C stops it; running jobs go on)", flush=True)
+    config = uvicorn.Config(create_app(settings), log_level="warning", server_header=False, timeout_graceful_shutdown=2)
+    with contextlib.suppress(KeyboardInterrupt):  # how a service ends; uvicorn has put everything away by then
+        uvicorn.Server(config).run(sockets=[listening])
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    """A socket that listens. Raises WrongCall where the address is taken, not ours or not to be had."""
+    from curation.clips import WrongCall
+
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listening = socket.socket(family, socket.SOCK_STREAM)
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
-        listening = config.bind_socket()
-    except SystemExit:
-        raise typer.BadParameter(f"cannot listen on {host}:{port}; is another service there? --port 0 takes a free one") from None
-    bound = listening.getsockname()[1]
-    shown = f"[{host}]" if listening.family == socket.AF_INET6 else host
-    print(f"Cinemill serves {settings.data} on http://{shown}:{bound}/ (Ctrl-C stops it; running jobs go on)", flush=True)
-    uvicorn.Server(config).run(sockets=[listening])
+        listening.bind((host, port))
+        listening.listen(128)
+    except OSError as error:
+        listening.close()
+        raise WrongCall(f"cannot listen on {host}:{port} ({error.strerror}); --port 0 takes a free port") from None
+    return listening

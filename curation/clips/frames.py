@@ -72,7 +72,9 @@ class ScanEnd:
 
 
 def _open(path: str) -> "av.container.InputContainer":
-    av.logging.set_level(av.logging.PANIC)  # what is wrong goes into the file's row; PySceneDetect resets this, so each time
+    av.logging.set_level(
+        av.logging.PANIC
+    )  # what is wrong goes into the file's row; PySceneDetect resets this, so each time
     if not os.path.exists(path):
         raise UnreadableVideo("missing", f"no file at {path}")
     if os.path.getsize(path) == 0:

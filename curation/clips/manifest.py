@@ -183,7 +183,11 @@ class Lake:
             iceberg.append(rows)
 
     def replace(self, table: str, key: str, rows: pa.Table) -> None:
-        """Rows with the same `key` give way to these, by copy on write: older snapshots keep theirs."""
+        """Rows with the same `key` give way to these, by copy on write: older snapshots keep theirs.
+
+        The decisions of a data set are written as one, so their files hold no other's and go as a whole (no partition needed,
+        whose folder names pandas would read as a second column).
+        """
         if rows.num_rows:
             values = rows[key].unique().to_pylist()
             with warnings.catch_warnings(action="ignore", category=UserWarning):  # "matched no records" is no news
@@ -193,15 +197,8 @@ class Lake:
         try:
             table = self._catalog.load_table((NAMESPACE, name))
         except NoSuchTableError:
-            table = self._catalog.create_table(
-                (NAMESPACE, name),
-                schema=schema,
-                properties={"write.parquet.compression-codec": "zstd", "write.metadata.previous-versions-max": "20"},
-            )
-            if name == "decisions":  # a data set's decisions are rewritten as one; its files hold no other's
-                with table.update_spec() as spec:
-                    spec.add_identity("dataset")
-            return table
+            properties = {"write.parquet.compression-codec": "zstd", "write.metadata.previous-versions-max": "20"}
+            return self._catalog.create_table((NAMESPACE, name), schema=schema, properties=properties)
         known = {field.name for field in table.schema().fields}
         if set(schema.names) - known:
             with table.update_schema() as update:

@@ -48,7 +48,10 @@ def test_the_better_of_two_copies_stays() -> None:
     vectors = {"small": vector, "large": vector + 0.01, "other": other}
     vectors = {name: v / np.linalg.norm(v) for name, v in vectors.items()}
     clips = [_clip("small"), _clip("large", width=1280, height=720), _clip("other")]
-    rows = {r["clip_id"]: r for r in decide_clips(clips, vectors, RECIPE.model_copy(update={"near_duplicate_similarity": 0.95}))}
+    rows = {
+        r["clip_id"]: r
+        for r in decide_clips(clips, vectors, RECIPE.model_copy(update={"near_duplicate_similarity": 0.95}))
+    }
     assert rows["small"]["fate"] == "duplicate" and rows["small"]["duplicate_of"] == "large"
     assert rows["large"]["fate"] == rows["other"]["fate"] == "kept"
     assert rows["small"]["split"] == rows["large"]["split"], "copies never stand on both sides of the held-out split"
@@ -57,13 +60,17 @@ def test_the_better_of_two_copies_stays() -> None:
 def test_a_rejected_clip_makes_no_copy_of_a_good_one() -> None:
     vector = np.ones(8, np.float32) / np.sqrt(8)
     clips = [_clip("blurred", sharpness=1.0, width=4000), _clip("good")]
-    rows = decide_clips(clips, {"blurred": vector, "good": vector}, RECIPE.model_copy(update={"near_duplicate_similarity": 0.9}))
+    rows = decide_clips(
+        clips, {"blurred": vector, "good": vector}, RECIPE.model_copy(update={"near_duplicate_similarity": 0.9})
+    )
     assert [r["fate"] for r in rows] == ["rejected", "kept"]
 
 
 def test_groups_are_connected_components() -> None:
     angles = np.deg2rad([0, 10, 20, 90])
-    groups, nearest = duplicate_groups(np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32), np.cos(np.deg2rad(11)))
+    groups, nearest = duplicate_groups(
+        np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32), np.cos(np.deg2rad(11))
+    )
     assert groups.tolist() == [0, 0, 0, 3]
     assert nearest[0] == pytest.approx(np.cos(angles[1]), abs=1e-5)
 
@@ -73,7 +80,7 @@ def test_large_concepts_are_thinned_by_the_inverse_square_root_of_their_size() -
     share = keep_probability(cluster, keep_below=4)
     assert share[0] == pytest.approx((4 / 400) ** 0.5) and share[-1] == 1
     drawn = draws([f"clip-{i}" for i in range(20_000)])
-    assert drawn.mean() == pytest.approx(0.5, abs=0.01) and 0 <= drawn.min() and drawn.max() < 1
+    assert drawn.mean() == pytest.approx(0.5, abs=0.01) and drawn.min() >= 0 and drawn.max() < 1
     assert np.array_equal(draws(["a", "b"]), draws(["a", "b"]))
 
 
@@ -92,7 +99,11 @@ def test_a_video_sums_up_its_clips() -> None:
     assert row["fate"] == "rejected" and row["reason"] == "no clip survived: 3 x motion.static, 1 x visual.text"
     assert decide_video(video, [*rejected, {"fate": "kept", "rule": None}], None)["fate"] == "kept"
     broken = decide_video(video | {"cause": "empty", "error": "the file has zero bytes"}, [], None)
-    assert (broken["fate"], broken["rule"], broken["reason"]) == ("quarantined", "source.empty", "the file has zero bytes")
+    assert (broken["fate"], broken["rule"], broken["reason"]) == (
+        "quarantined",
+        "source.empty",
+        "the file has zero bytes",
+    )
     assert decide_video(video, [], "/first.mp4")["duplicate_of"] == "/first.mp4"
 
 

@@ -3,6 +3,7 @@
 import json
 import multiprocessing
 import re
+import shutil
 from pathlib import Path
 
 import duckdb
@@ -12,6 +13,7 @@ import pytest
 
 from curation import columns
 from curation.clips import Lake, UnknownSnapshot, WrongCall, open_snapshot
+from curation.clips.relocate import relocate
 from curation.clips.schema import TABLES
 
 ROOT = Path(__file__).parent.parent.parent
@@ -33,7 +35,9 @@ def test_kept_clips_are_what_training_reads(demo_snapshot: str) -> None:
     clips = open_snapshot(demo_snapshot).kept_clips().to_pylist()
     assert [clip["clip_id"] for clip in clips] == sorted(clip["clip_id"] for clip in clips)
     for clip in clips:
-        assert clip["caption"] and clip["split"] in ("train", "validation") and clip["end_seconds"] > clip["start_seconds"]
+        assert (
+            clip["caption"] and clip["split"] in ("train", "validation") and clip["end_seconds"] > clip["start_seconds"]
+        )
         assert clip["crop_width"] <= clip["width"] and clip["crop_height"] <= clip["height"]
     assert len({clip["caption"] for clip in clips}) == len(clips), "every sample clip has a caption of its own"
 
@@ -42,7 +46,9 @@ def test_kept_clips_are_what_training_reads(demo_snapshot: str) -> None:
 def printed_files(demo_lake: Path, capsys: pytest.CaptureFixture[str]) -> list[str]:
     from api.cli import main
 
-    assert main(["manifest", "files", "--out", str(demo_lake), "--dataset", "demo", "--table", "decisions", "--json"]) == 0
+    assert (
+        main(["manifest", "files", "--out", str(demo_lake), "--dataset", "demo", "--table", "decisions", "--json"]) == 0
+    )
     return json.loads(capsys.readouterr().out)["files"]
 
 
@@ -53,7 +59,9 @@ def test_pandas_duckdb_and_ray_read_a_snapshot_by_the_documented_lines(
     text = (ROOT / "docs" / "manifest.md").read_text()
     expected = len(open_snapshot(demo_snapshot).kept_clips())
     blocks = re.findall(r"```python\n(.*?)```", text, re.S)
-    readers = {name: next(block for block in blocks if f"import {name}" in block) for name in ("pandas", "duckdb", "ray")}
+    readers = {
+        name: next(block for block in blocks if f"import {name}" in block) for name in ("pandas", "duckdb", "ray")
+    }
     for name, block in readers.items():
         assert len([line for line in block.splitlines() if line.strip()]) == 3, f"{name} takes three lines"
         scope = {"files": printed_files}
@@ -66,10 +74,12 @@ def test_the_files_of_a_snapshot_hold_exactly_its_rows(demo_snapshot: str) -> No
     for table in TABLES:
         files = snapshot.files(table)
         assert files and all(Path(file).is_file() for file in files), table
-        rows = duckdb.sql(f"SELECT count(*) FROM read_parquet({files!r})").fetchone()
-        assert rows == (snapshot.table(table).num_rows,), table
+        rows = duckdb.sql(f"SELECT count(*) FROM read_parquet({files!r})").fetchall()
+        assert rows == [(snapshot.table(table).num_rows,)], table
     vectors = pd.read_parquet(snapshot.files("embeddings"))["embedding"]
-    assert len(vectors.iloc[0]) == 1280 and pa.types.is_list(snapshot.table("embeddings").schema.field("embedding").type)
+    assert len(vectors.iloc[0]) == 1280 and pa.types.is_list(
+        snapshot.table("embeddings").schema.field("embedding").type
+    )
 
 
 def test_every_column_is_documented(demo_snapshot: str) -> None:
@@ -125,3 +135,20 @@ def test_what_has_no_commit_does_not_exist(tmp_path: Path) -> None:
     assert len(lake.snapshot("d").files("embeddings")) == 1, "rows written after the commit belong to no snapshot"
     later = lake.commit("d", recipe_hash="h", recipe={}, code_version="0", counts={}, measured_by="m")
     assert len(lake.snapshot("d", later.number).files("embeddings")) == 2
+
+
+def test_a_moved_lake_is_readable_and_writable_after_relocate(demo_lake: Path, tmp_path: Path) -> None:
+    moved = tmp_path / "elsewhere"
+    shutil.copytree(demo_lake, moved)
+    there, rewritten = relocate(str(moved))
+    assert there == str(demo_lake) and rewritten >= 5 * 3
+    assert relocate(str(moved))[1] == 0
+    snapshot, original = open_snapshot(f"{moved}#demo"), open_snapshot(f"{demo_lake}#demo")
+    for table in TABLES:
+        assert all(file.startswith(str(moved)) for file in snapshot.files(table))
+        assert snapshot.table(table).equals(original.table(table))
+    lake = Lake(str(moved))
+    decisions = lake.head("decisions")
+    lake.replace("decisions", "dataset", decisions)
+    assert lake.head("decisions").num_rows == decisions.num_rows
+    assert original.files("decisions") == open_snapshot(f"{demo_lake}#demo").files("decisions")

@@ -78,10 +78,18 @@ def test_every_odd_file_gets_a_row_with_its_cause_and_neighbours_are_unharmed(od
     assert set(rows) == {"a_bee.mp4", "b_same_bytes.mov", "zero.mp4", "truncated.mp4", "truncated.webm", "words.mkv",
                          "vp8_named.mp4", "invalid.webm", "playlist.mp4", BEETLE.name}  # fmt: skip
     assert rows["a_bee.mp4"]["fate"] == rows[BEETLE.name]["fate"] == rows["vp8_named.mp4"]["fate"] == "kept"
-    assert rows["b_same_bytes.mov"]["fate"] == "duplicate" and rows["b_same_bytes.mov"]["duplicate_of"].endswith("a_bee.mp4")
+    assert rows["b_same_bytes.mov"]["fate"] == "duplicate" and rows["b_same_bytes.mov"]["duplicate_of"].endswith(
+        "a_bee.mp4"
+    )
     causes = {name: row["rule"] for name, row in rows.items() if row["fate"] == "quarantined"}
-    assert causes.pop("playlist.mp4") in ("source.unreadable", "source.format_not_allowed"), "a playlist is not followed"
-    assert causes == {"zero.mp4": "source.empty", "words.mkv": "source.unreadable", "invalid.webm": "source.nothing_decodes"}
+    assert causes.pop("playlist.mp4") in ("source.unreadable", "source.format_not_allowed"), (
+        "a playlist is not followed"
+    )
+    assert causes == {
+        "zero.mp4": "source.empty",
+        "words.mkv": "source.unreadable",
+        "invalid.webm": "source.nothing_decodes",
+    }
     for name in ("truncated.mp4", "truncated.webm"):
         assert rows[name]["damaged"] and (rows[name]["fate"], rows[name]["rule"]) == ("rejected", "shots.scene_length")
     assert all(row["reason"] for row in rows.values() if row["fate"] != "kept")
@@ -93,11 +101,15 @@ def test_running_again_finds_nothing_new(odd: tuple[Path, Commit], odd_folder: P
     assert curate([str(odd_folder), str(BEETLE)], recipe, str(lake)) == commit
 
 
-def test_other_thresholds_measure_nothing_again_and_old_snapshots_stay(odd: tuple[Path, Commit], odd_folder: Path) -> None:
+def test_other_thresholds_measure_nothing_again_and_old_snapshots_stay(
+    odd: tuple[Path, Commit], odd_folder: Path
+) -> None:
     lake, before = odd
     strips = {p: p.stat().st_mtime_ns for p in (lake / "strips").iterdir()}
     first = Lake(str(lake)).snapshot("odd", before.number).table("ledger")
-    rules = tuple(r.model_copy(update={"threshold": 1e6}) if r.signal == "sharpness" else r for r in load_recipe("demo").rules)
+    rules = tuple(
+        r.model_copy(update={"threshold": 1e6}) if r.signal == "sharpness" else r for r in load_recipe("demo").rules
+    )
     stricter = curate([str(odd_folder), str(BEETLE)], Recipe(name="odd", rules=rules), str(lake))
     balanced(stricter)
     assert stricter.number > before.number and stricter.counts["clips_kept"] == 0
@@ -151,11 +163,19 @@ def test_a_list_passes_its_columns_through(ray_cluster: None, tmp_path: Path) ->
     listed = tmp_path / "list.csv"
     with listed.open("w", newline="") as file:
         csv.writer(file).writerows(
-            [["uri", "licence", "source_id", "year"], [str(tmp_path / "gone.mp4"), "CC0", "a-1", 1999], [BEETLE, "CC-BY", "a-2", 2001]]
+            [
+                ["uri", "licence", "source_id", "year"],
+                [str(tmp_path / "gone.mp4"), "CC0", "a-1", 1999],
+                [BEETLE, "CC-BY", "a-2", 2001],
+            ]
         )
     commit = curate([str(listed)], load_recipe("demo"), str(tmp_path / "lake"))
     rows = {Path(r["uri"]).name: r for r in Lake(str(tmp_path / "lake")).snapshot().table("videos").to_pylist()}
-    assert (rows[BEETLE.name]["licence"], rows[BEETLE.name]["source_id"], rows[BEETLE.name]["year"]) == ("CC-BY", "a-2", 2001)
+    assert (rows[BEETLE.name]["licence"], rows[BEETLE.name]["source_id"], rows[BEETLE.name]["year"]) == (
+        "CC-BY",
+        "a-2",
+        2001,
+    )
     assert fates(tmp_path / "lake", commit)["gone.mp4"]["rule"] == "source.missing"
 
 
@@ -174,7 +194,9 @@ def test_a_list_passes_its_columns_through(ray_cluster: None, tmp_path: Path) ->
         (["{bee}"], {"out": "s3://bucket/lake"}, "needs a database"),
     ],
 )
-def test_a_wrong_call_raises_before_any_work(sources: list[str], more: dict[str, Any], words: str, tmp_path: Path) -> None:
+def test_a_wrong_call_raises_before_any_work(
+    sources: list[str], more: dict[str, Any], words: str, tmp_path: Path
+) -> None:
     file = tmp_path / "list.csv"
     file.write_text("path\na\n")
     names = {"tmp": str(tmp_path), "bee": str(BEE), "file": str(file)}
@@ -196,7 +218,9 @@ def test_a_sample_is_a_share_by_hash_and_grows_by_inclusion(tmp_path: Path) -> N
     assert chosen[0.1] < chosen[0.3] and 35 <= len(chosen[0.3]) <= 85
 
 
-def test_every_odd_file_of_the_shared_videos_meets_its_fate(ray_cluster: None, shared_videos: Path, tmp_path: Path) -> None:
+def test_every_odd_file_of_the_shared_videos_meets_its_fate(
+    ray_cluster: None, shared_videos: Path, tmp_path: Path
+) -> None:
     with (shared_videos / "SOURCES.csv").open() as file:
         expected = {row["file"]: row["expected_fate"] for row in csv.DictReader(file) if row["expected_fate"]}
     sources = [str(shared_videos / name) for name in expected] + [str(shared_videos / "toy_rabbit_480p_vp8.webm")]
@@ -209,8 +233,12 @@ def test_every_odd_file_of_the_shared_videos_meets_its_fate(ray_cluster: None, s
             both = {row["fate"], rows["toy_rabbit_480p_vp8.webm"]["fate"]}
             assert "duplicate" in both and len(both) == 2, name
             continue
-        assert (row["fate"] == "quarantined") == words.startswith("quarantined"), f"{name}: {row['fate']}, expected {words}"
-        assert bool(row["damaged"]) == ("damaged=true" in words) or row["fate"] == "quarantined", f"{name}: damaged={row['damaged']}"
+        assert (row["fate"] == "quarantined") == words.startswith("quarantined"), (
+            f"{name}: {row['fate']}, expected {words}"
+        )
+        assert bool(row["damaged"]) == ("damaged=true" in words) or row["fate"] == "quarantined", (
+            f"{name}: damaged={row['damaged']}"
+        )
         if "too short" in words:
             assert row["fate"] == "rejected" and row["rule"] == "shots.scene_length", f"{name}: {row['rule']}"
         if "black" in words:

@@ -31,7 +31,10 @@ def test_toml_loads_and_a_rule_changes_the_hash(tmp_path) -> None:
         ("scene_min_second: 3", "unknown field 'scene_min_second', did you mean 'scene_min_seconds'?"),
         ("rules: [{name: visual.a, signal: sharpnes, comparison: '>', threshold: 1}]", "did you mean sharpness?"),
         ("rules: [{name: visual.a, signal: sharpness, comparison: '!=', threshold: 1}]", "comparison"),
-        ("rules: [{name: sharp, signal: sharpness, comparison: '>', threshold: 1}]", "visual.something or motion.something"),
+        (
+            "rules: [{name: sharp, signal: sharpness, comparison: '>', threshold: 1}]",
+            "visual.something or motion.something",
+        ),
         ("rules: [{name: visual.a, signl: sharpness, comparison: '>', threshold: 1}]", "did you mean 'signal'?"),
         ("clip_min_seconds: 20", "clip_max_seconds=16.0 is below"),
         ("name: ../escape", "letters, digits"),

@@ -62,17 +62,24 @@ def test_borders_are_found_where_there_are_bars_and_not_in_a_dark_scene() -> Non
     rim = Borders().score(view("toy_elf_480p.mp4"))
     assert rim["crop_left"] == pytest.approx(8, abs=2) and rim["crop_width"] == pytest.approx(704, abs=5)
     assert Borders().score(view("nasa_13013_multishot_270p.mp4"))["border_share"] == 0
-    assert Borders().score(view("black_silent_10s.mp4"))["border_share"] is None, "a black clip says nothing about borders"
+    assert Borders().score(view("black_silent_10s.mp4"))["border_share"] is None, (
+        "a black clip says nothing about borders"
+    )
 
 
 def test_text_is_read_on_the_screencast_and_not_on_the_beetle() -> None:
-    screencast, beetle = Text().score(view("screencast_hello_480p_theora.ogv")), Text().score(view("beetle_bw_360p.mp4"))
+    screencast, beetle = (
+        Text().score(view("screencast_hello_480p_theora.ogv")),
+        Text().score(view("beetle_bw_360p.mp4")),
+    )
     assert screencast["text_score"] is not None and beetle["text_score"] is not None
     assert screencast["text_score"] >= 0.6 > beetle["text_score"]
 
 
 def test_static_shaky_and_lively_clips_are_told_apart() -> None:
-    still, lively = (Static().score(view(n))["static_share"] for n in ("screencast_hello_480p_theora.ogv", "toy_elf_480p.mp4"))
+    still, lively = (
+        Static().score(view(n))["static_share"] for n in ("screencast_hello_480p_theora.ogv", "toy_elf_480p.mp4")
+    )
     assert still is not None and lively is not None and still > 0.9 and lively < 0.1
     shaken, locked = (Jitter().score(view(n))["jitter"] for n in ("roof_handheld_360p.mp4", "bottles_static_360p.mp4"))
     assert shaken is not None and locked is not None and shaken > 2.4 > 1 > locked
@@ -125,7 +132,9 @@ def test_frames_are_read_at_their_times_upright_and_without_borders() -> None:
     box = {"crop_left": 32, "crop_top": 0, "crop_width": 416, "crop_height": 720}
     inner = read_frames(clip | box, [0.0, 1.0, 2.0], 90, 52)
     assert inner[:, :, :3].mean() > 60
-    everything = read_frames(clip | {"start_pts": 0}, [2.0, 3.0], 90, 60)  # the same instants, counted from the video's start
+    everything = read_frames(
+        clip | {"start_pts": 0}, [2.0, 3.0], 90, 60
+    )  # the same instants, counted from the video's start
     assert np.array_equal(everything[0], whole[0]) and np.array_equal(everything[1], whole[1])
 
 
