@@ -60,7 +60,7 @@ def main(arguments: list[str] | None = None) -> int:
     words = sys.argv[1:] if arguments is None else arguments
     try:
         code = typer.main.get_command(app).main(args=words, prog_name="cinemill", standalone_mode=False)
-        return int(code or 0)
+        return _interrupted(words) if code == 130 else int(code or 0)  # typer answers Ctrl-C by itself
     except (
         TyperException
     ) as error:  # a wrong word; a group without a command has printed its help and says nothing more
@@ -70,7 +70,7 @@ def main(arguments: list[str] | None = None) -> int:
     except WrongCall as error:
         return _say(str(error), 2)
     except (KeyboardInterrupt, typer.Abort):
-        return _say(f"interrupted; continue with: {shlex.join(['cinemill', *words])}", 130)
+        return _interrupted(words)
     except OSError as error:
         if error.errno == 28:
             return _say(
@@ -82,6 +82,10 @@ def main(arguments: list[str] | None = None) -> int:
     except Exception as error:
         traceback.print_exc()
         return _say(f"failed: {type(error).__name__}: {error}", 1)
+
+
+def _interrupted(words: list[str]) -> int:
+    return _say(f"interrupted; continue with: {shlex.join(['cinemill', *words])}", 130)
 
 
 def _say(line: str, code: int) -> int:

@@ -186,6 +186,15 @@ def probe(path: str) -> VideoFacts:
     raise UnreadableVideo("nothing_decodes", f"not one frame of its {stream.codec_context.name} stream decodes")
 
 
+def count_frames(path: str) -> int:
+    """How many frames decode and are presented; decodes them all. Raises `UnreadableVideo`."""
+    with _open(path) as container:
+        number = sum(1 for _ in _decoded(container, _stream(container)))
+    if not number:
+        raise UnreadableVideo("nothing_decodes", "not one frame decodes")
+    return number
+
+
 def analysis_size(width: int, height: int) -> tuple[int, int]:
     """Width and height of analysis pictures for a displayed size: long side 256, multiples of 4."""
     scale = ANALYSIS_LONG_SIDE / max(width, height)

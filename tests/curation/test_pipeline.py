@@ -1,9 +1,13 @@
 """Whole runs on a real Ray: every odd file gets its row, nothing is lost when a worker dies, nothing is measured twice."""
 
 import csv
+import json
 import os
 import shutil
 import signal
+import subprocess
+import sys
+import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -243,3 +247,28 @@ def test_every_odd_file_of_the_shared_videos_meets_its_fate(
             assert row["fate"] == "rejected" and row["rule"] == "shots.scene_length", f"{name}: {row['rule']}"
         if "black" in words:
             assert row["rule"] == "visual.black", name
+
+
+@pytest.mark.slow
+def test_a_killed_driver_continues_from_its_staged_shards(tmp_path: Path) -> None:
+    """kill -9 of the command and of its Ray; the same command then does only what was not staged."""
+    lake, progress = tmp_path / "lake", tmp_path / "progress.jsonl"
+    command = [sys.executable, "-m", "api.cli", "curate", str(SAMPLES), "--out", str(lake), "--json"]
+    environment = os.environ | {"CINEMILL_PROGRESS": str(progress)}
+    first = subprocess.Popen(command, env=environment, start_new_session=True, stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + 300
+    while time.monotonic() < deadline and len(list(lake.glob("staging/*/videos.parquet"))) < 2:
+        time.sleep(0.05)
+    os.killpg(first.pid, signal.SIGKILL)
+    first.wait()
+    staged = {p: p.stat().st_mtime_ns for p in lake.glob("staging/*/videos.parquet")}
+    strips = {p: p.stat().st_mtime_ns for p in lake.glob("strips/*.parquet")}
+    assert len(staged) >= 2 and Lake(str(lake)).commits() == []
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    counts = json.loads(done.stdout)["counts"]
+    assert counts["videos_in"] == 15 and counts["clips_in"] == 16
+    kept = [p for p in staged if (lake / "strips" / f"{p.parent.name}.parquet") in strips]
+    assert all((lake / "strips" / f"{p.parent.name}.parquet").stat().st_mtime_ns == strips[lake / "strips" / f"{p.parent.name}.parquet"]
+               for p in kept), "a staged shard was measured again"  # fmt: skip
+    clips = Lake(str(lake)).snapshot().table("clips")["clip_id"].to_pylist()
+    assert len(clips) == len(set(clips)) == 16

@@ -1,0 +1,1 @@
+"""What Cinemill claims about speed, as ratios measured in one run."""
