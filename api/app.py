@@ -3,7 +3,7 @@
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from threading import BoundedSemaphore, Event
+from threading import BoundedSemaphore
 
 from fastapi import FastAPI
 from fastapi.staticfiles import StaticFiles
@@ -35,11 +35,10 @@ def create_app(settings: Settings) -> FastAPI:
         app.state.service = Service(
             settings=settings, store=store, runner=runner, lake=Lake(settings.data, settings.catalog),
             tables=TableCache(settings.table_cache_bytes), previews=previews,
-            streams=BoundedSemaphore(settings.max_streams), closing=Event(),
+            streams=BoundedSemaphore(settings.max_streams),
         )  # fmt: skip
         runner.start()
         yield
-        app.state.service.closing.set()
         runner.stop()
         previews.close()
         store.close()

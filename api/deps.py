@@ -2,7 +2,7 @@
 
 import re
 from dataclasses import dataclass
-from threading import Event, Semaphore
+from threading import Semaphore
 from typing import Annotated
 
 from fastapi import Depends, HTTPException, Path, Query, Request, Response
@@ -29,7 +29,6 @@ class Service:
     tables: TableCache
     previews: PreviewMaker
     streams: Semaphore
-    closing: Event
 
 
 def service(request: Request) -> Service:

@@ -5,6 +5,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api.problems import problem
@@ -23,10 +24,6 @@ HEADERS = {
     "permissions-policy": "camera=(), microphone=(), geolocation=()",
 }
 READING = frozenset({"GET", "HEAD", "OPTIONS"})
-
-
-class _TooLarge(Exception):
-    """More bytes came in than a request may have."""
 
 
 def _host_name(authority: str) -> str:
@@ -51,12 +48,8 @@ class Gate:
                 await self.app(scope, receive, send)
             return
 
-        started = False
-
         async def send_strict(message: Message) -> None:
-            nonlocal started
             if message["type"] == "http.response.start":
-                started = True
                 headers = MutableHeaders(scope=message)
                 for name, value in HEADERS.items():
                     headers[name] = value
@@ -71,7 +64,7 @@ class Gate:
             message = await receive()
             read += len(message.get("body", b""))
             if read > self.max_body_bytes:
-                raise _TooLarge
+                raise HTTPException(413, self._limit())  # passes through FastAPI to our handler
             return message
 
         refusal = self._refusal(scope)
@@ -79,11 +72,7 @@ class Gate:
             status, detail = refusal
             await problem(status, detail, scope["path"])(scope, receive, send_strict)
             return
-        try:
-            await self.app(scope, receive_bounded, send_strict)
-        except _TooLarge:
-            if not started:
-                await problem(413, self._limit(), scope["path"])(scope, receive, send_strict)
+        await self.app(scope, receive_bounded, send_strict)
 
     def _limit(self) -> str:
         return f"a request may have at most {self.max_body_bytes:,} bytes"

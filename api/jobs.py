@@ -13,6 +13,7 @@ from typing import Any, Literal, Protocol
 from api.settings import Settings, child_environment
 
 Force = Literal["ask", "terminate", "kill"]
+SUBMIT_SECONDS = 60.0
 UNKNOWN_EXIT = -1
 """What `ended` answers for work that is over but whose exit status nobody can tell any more."""
 
@@ -21,6 +22,8 @@ class Executor(Protocol):
     """Starts work, finds it again by its handle after a restart of the service, and stops it."""
 
     name: str
+    options: tuple[str, ...]
+    """What the command line is told besides what was asked for."""
 
     def start(self, work_id: str, arguments: Sequence[str]) -> tuple[str, int | None]:
         """Begin; answer with the handle and, if there is one here, the process id."""
@@ -49,6 +52,7 @@ class LocalExecutor:
     """Child processes in sessions of their own: they outlive the service, and are found again by process id and start time."""
 
     name = "local"
+    options = ()
 
     def __init__(self, settings: Settings):
         self.command = settings.job_command
@@ -112,6 +116,7 @@ class RayExecutor:
     """Jobs of a Ray cluster, by its dashboard's address. The submission id is ours, so a retried submit cannot run twice."""
 
     name = "ray"
+    options = ("--address", "auto")
 
     def __init__(self, settings: Settings):
         assert settings.ray_address is not None
@@ -121,12 +126,22 @@ class RayExecutor:
         self.client = JobSubmissionClient(settings.ray_address)
 
     def start(self, work_id: str, arguments: Sequence[str]) -> tuple[str, int | None]:
-        self.client.submit_job(
-            entrypoint=shlex.join([*self.command, *arguments]),
-            submission_id=f"cinemill-{work_id}",
-            # The log of a Ray job is what its process writes to stdout and stderr; progress travels in it.
-            runtime_env={"env_vars": {"CINEMILL_PROGRESS": "/dev/stderr"}},
-        )
+        until = time.monotonic() + SUBMIT_SECONDS
+        while True:
+            try:
+                self.client.submit_job(
+                    entrypoint=shlex.join([*self.command, *arguments]),
+                    submission_id=f"cinemill-{work_id}",
+                    # The log of a Ray job is what its process writes to stdout and stderr; progress travels in it.
+                    runtime_env={"env_vars": {"CINEMILL_PROGRESS": "/dev/stderr"}},
+                )
+                break
+            except (RuntimeError, OSError) as error:  # the dashboard is busy, or the node's agent is not there yet
+                if "already exists" in str(error):  # an earlier try got through, its answer was lost
+                    break
+                if time.monotonic() > until:
+                    raise
+                time.sleep(1.0)
         return f"cinemill-{work_id}", None
 
     def ended(self, handle: str) -> int | None:
@@ -179,16 +194,6 @@ def process_start(pid: int) -> str:
             return ""
     told = subprocess.run(["ps", "-o", "lstart=", "-p", str(pid)], capture_output=True, text=True, check=False)
     return told.stdout.strip()
-
-
-def wait_ended(executor: Executor, handle: str, seconds: float) -> bool:
-    """Whether the work ended within `seconds`."""
-    until = time.monotonic() + seconds
-    while executor.ended(handle) is None:
-        if time.monotonic() > until:
-            return False
-        time.sleep(0.05)
-    return True
 
 
 def _split(handle: str) -> tuple[int, str]:

@@ -74,7 +74,7 @@ class Runner:
         if not self.store.move(job.id, "running", only_from=("queued",), **started):
             return
         try:
-            handle, pid = self.executor.start(f"{job.id}-{attempts}", arguments(job, self.settings))
+            handle, pid = self.executor.start(f"{job.id}-{attempts}", [*arguments(job, self.settings), *self.executor.options])
         except Exception as error:
             log.exception("job %s could not be started", job.id)
             self.store.move(job.id, "failed", only_from=ALIVE, error=f"it could not be started: {error}"[:1000])
@@ -126,8 +126,7 @@ class Runner:
     def _commit_of(self, job: Job, status: int) -> Commit | None:
         """The commit is the proof, not the exit status: what the command named, or the first of its data set since it began."""
         commits = self._commits(dataset_of(job))
-        named = (self.executor.result(_work_id(job)) or {}).get("snapshot")
-        number = named.get("number") if isinstance(named, dict) else named
+        number = (self.executor.result(_work_id(job)) or {}).get("number")
         for commit in commits:
             if commit.number == number:
                 return commit

@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -15,6 +16,7 @@ from curation.decide import COMPARE
 from curation.recipes import Rule, parse_recipe
 
 NUM_BINS = 64
+Scale = Literal["linear", "log"]
 UNITS = {"shot_seconds": "s", "duration_seconds": "s", "fps": "1/s"}
 
 
@@ -80,11 +82,12 @@ class Scores:
         values = self.values(signal)
         measured = ~np.isnan(values)
         rules = [rule for rule in self.rules if rule.signal == signal]
-        low, high = _range(values[measured], [rule.threshold for rule in rules])
+        scale, low, high = _axis(values[measured], [rule.threshold for rule in rules])
         here = _any(self._failures, [rule.name for rule in rules], len(values))
         elsewhere = _any(self._failures, [rule.name for rule in self.rules if rule.signal != signal], len(values))
         elsewhere |= self.set_aside
-        places = np.clip((values[measured] - low) / (high - low) * NUM_BINS, 0, NUM_BINS - 1).astype(int)
+        along = _along(values[measured], scale, low, high)
+        places = np.clip(along * NUM_BINS, 0, NUM_BINS - 1).astype(int)
 
         def count(which: np.ndarray) -> list[int]:
             return np.bincount(places[which[measured]], minlength=NUM_BINS).tolist()
@@ -92,8 +95,9 @@ class Scores:
         known = signals().get(signal)
         return Histogram(
             signal=signal,
-            unit=known.unit if known else UNITS.get(signal, ""),
+            unit=_unit(signal),
             meaning=known.meaning if known else "",
+            scale=scale,
             low=low,
             high=high,
             all=count(measured),
@@ -108,6 +112,39 @@ class Scores:
                 for rule in rules
             ],
         )  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """What one rule says of one clip; passed is null where the signal was not measured, which fails nothing."""
+
+    rule: str
+    signal: str
+    value: float | None
+    comparison: str
+    threshold: float
+    unit: str
+    passed: bool | None
+
+
+def verdicts(snapshot: Snapshot, clip: Mapping[str, Any]) -> list[Verdict]:
+    """Every rule of the snapshot's recipe on one row of its clips."""
+    told = []
+    for rule in parse_recipe(snapshot.commit.recipe, "the recipe of this snapshot").all_rules:
+        value = clip.get(rule.signal)
+        passed = None if value is None else bool(COMPARE[rule.comparison](value, rule.threshold))
+        told.append(
+            Verdict(
+                rule=rule.name, signal=rule.signal, value=value, comparison=rule.comparison, threshold=rule.threshold,
+                unit=_unit(rule.signal), passed=passed,
+            )
+        )  # fmt: skip
+    return told
+
+
+def _unit(signal: str) -> str:
+    known = signals().get(signal)
+    return known.unit if known else UNITS.get(signal, "")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,11 +177,12 @@ class RuleCount:
 
 @dataclass(frozen=True, kw_only=True)
 class Histogram:
-    """Counts in equal bins from `low` to `high`; what lies outside is in the first or last bin."""
+    """Counts in bins from `low` to `high`, equal in the scale; what lies outside is in the first or last bin."""
 
     signal: str
     unit: str
     meaning: str
+    scale: Scale
     low: float
     high: float
     all: list[int]
@@ -161,16 +199,28 @@ def _any(failures: Mapping[str, np.ndarray], names: list[str], length: int) -> n
     return found
 
 
-def _range(values: np.ndarray, thresholds: list[float]) -> tuple[float, float]:
-    """Round ends that hold the thresholds and 99 % of the values: a few outliers would flatten everything else."""
+def _along(values: np.ndarray, scale: Scale, low: float, high: float) -> np.ndarray:
+    """0 at `low`, 1 at `high`."""
+    if scale == "log":
+        return np.log10(np.maximum(values, low) / low) / math.log10(high / low)
+    return (values - low) / (high - low)
+
+
+def _axis(values: np.ndarray, thresholds: list[float]) -> tuple[Scale, float, float]:
+    """Scale and round ends that hold the thresholds and 99 % of the values: a few outliers would flatten everything else.
+
+    Logarithmic where everything is positive and the largest is a hundred times the smallest.
+    """
     ends = [*thresholds]
     if len(values):
         ends += np.percentile(values, [0.5, 99.5]).tolist() if len(values) > 200 else [values.min(), values.max()]
-    low, high = (min(ends), max(ends)) if ends else (0.0, 1.0)
+    low, high = (float(min(ends)), float(max(ends))) if ends else (0.0, 1.0)
+    if low > 0 and high >= 100 * low:
+        return "log", 10.0 ** math.floor(math.log10(low)), 10.0 ** math.ceil(math.log10(high))
     if 0 < low < 0.5 * high:
         low = 0.0
     if high <= low:
         low, high = low - 0.5, high + 0.5
     step = 10.0 ** math.floor(math.log10((high - low) / 4))
     step = next(step * times for times in (1, 2, 2.5, 5, 10) if (high - low) / (step * times) <= 8)
-    return float(math.floor(low / step) * step), float(math.ceil(high / step) * step)
+    return "linear", float(math.floor(low / step) * step), float(math.ceil(high / step) * step)

@@ -1,6 +1,7 @@
 """What the networks share: root-mean-square norm, gated feed-forward, the embedding of flow time."""
 
 import math
+from contextlib import nullcontext
 
 import torch
 import torch.nn.functional as F
@@ -62,7 +63,7 @@ class TimeEmbedding(nn.Module):
         self.second = nn.Linear(width, width, bias=False)
 
     def forward(self, time: Tensor) -> Tensor:
-        with torch.autocast(time.device.type, enabled=False):
+        with nullcontext() if time.is_meta else torch.autocast(time.device.type, enabled=False):
             waves = sinusoids(1000.0 * time, self.num_sinusoids)
             dtype = torch.promote_types(self.first.weight.dtype, torch.float32)
             hidden = F.silu(F.linear(waves.to(dtype), self.first.weight.to(dtype)))

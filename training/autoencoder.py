@@ -74,7 +74,9 @@ def finish(run: Run, model: TAE, plan: Plan, rows: list[dict[str, Any]], log: Me
     report["checkpoint"] = str(final)
     (run.out / "evaluation.json").write_text(json.dumps(report, indent=1) + "\n")
     if log:
-        summary = {f"{split}_{name}": value for split, values in report["summary"].items() for name, value in values.items()}
+        summary = {
+            f"{split}_{name}": value for split, values in report["summary"].items() for name, value in values.items()
+        }
         log.write("evaluation", step=run.recipe.steps, **summary)
 
 
@@ -90,7 +92,8 @@ def narrow_posterior(model: TAE, logvar: float) -> None:
 def latent_statistics(model: TAE, plan: Plan) -> tuple[torch.Tensor, torch.Tensor]:
     """Per-channel mean and standard deviation of the raw latents of every planned row's window, [C] each, float64 sums."""
     device = next(model.parameters()).device
-    count, total, squares = 0, 0.0, 0.0
+    channels = model.config.latent_channels
+    count, total, squares = 0, torch.zeros(channels).double(), torch.zeros(channels).double()
     for index, bucket in plan.bucket_of.items():
         try:
             signal = to_signal(read_window(plan.rows[index], bucket))
@@ -102,5 +105,5 @@ def latent_statistics(model: TAE, plan: Plan) -> tuple[torch.Tensor, torch.Tenso
         squares = squares + z.square().sum(dim=(0, 2, 3, 4)).cpu()
     if not count:
         raise ValueError("no clip could be read to measure the latents on")
-    mean = torch.as_tensor(total) / count
-    return mean, (torch.as_tensor(squares) / count - mean**2).clamp_min(1e-12).sqrt()
+    mean = total / count
+    return mean, (squares / count - mean**2).clamp_min(1e-12).sqrt()

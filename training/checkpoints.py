@@ -39,7 +39,8 @@ def list_checkpoints(out: Path) -> list[Checkpoint]:
 
 def newest(out: Path) -> Checkpoint | None:
     """The newest committed checkpoint, or None for a run that has none."""
-    return (list_checkpoints(out) or [None])[-1]
+    found = list_checkpoints(out)
+    return found[-1] if found else None
 
 
 def save_checkpoint(

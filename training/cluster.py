@@ -1,8 +1,9 @@
 """The one door to Ray: starts the workers of a run, tells how it goes, and lets it be stopped and continued."""
 
+import contextlib
+import logging
 import os
 import threading
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,12 +12,16 @@ from typing import Any
 import torch
 
 from training.loop import STOP_FILE
-from training.metrics import read_metrics
+from training.metrics import MetricsTail
 from training.recipes import TAERecipe, VideoRecipe
-from training.runs import Run, load_run, prepare_run
+from training.runs import Run, check_memory, load_run, prepare_run
 from training.world import World
 
+RAY_FOLDER = "ray"  # in the run's folder
 POLL_SECONDS = 0.5
+# OpenMP threads that wait by spinning starve each other on a shared machine: a step on two busy cores took 10 s, and
+# 0.45 s with this. It is read when torch loads, so it must be there when the worker starts.
+WORKER_ENVIRONMENT = {"OMP_WAIT_POLICY": "PASSIVE"}
 STOP_SECONDS = 120.0  # how long an interrupted run may take to write its checkpoint
 
 
@@ -52,6 +57,7 @@ def train_tae(
     A wrong call is a ValueError before Ray starts, and writes nothing. KeyboardInterrupt stops the run at a checkpoint
     and is raised again; the same call with `resume` continues to the same losses.
     """
+    _check_call(recipe, workers, address)
     return _train(prepare_run("tae", snapshot, recipe, out, resume=resume), workers, address, progress)
 
 
@@ -67,32 +73,45 @@ def train_video(
     progress: ShowProgress | None = None,
 ) -> Path:
     """Train a video transformer on latents of the autoencoder `tae`; otherwise as `train_tae`."""
+    _check_call(recipe, workers, address)
     return _train(prepare_run("video", snapshot, recipe, out, resume=resume, tae=tae), workers, address, progress)
 
 
-def _train(run: Run, workers: int, address: str | None, progress: ShowProgress | None) -> Path:
+def _check_call(recipe: TAERecipe | VideoRecipe, workers: int, address: str | None) -> None:
+    """Raise for a call that cannot work, before anything is written."""
     if workers < 1:
         raise ValueError(f"--workers {workers}: a run needs at least one")
+    if address is None:
+        check_memory(recipe, workers)
+
+
+def _train(run: Run, workers: int, address: str | None, progress: ShowProgress | None) -> Path:
     show = progress or (lambda _: None)
-    show(Progress(phase="starting", done=0, total=run.recipe.steps, numbers={}))
-    began = time.time()
+    tail, latest = MetricsTail(run.out), Progress(phase="starting", done=0, total=run.recipe.steps, numbers={})
+    show(latest)
     _connect(address)
     failure: list[BaseException] = []
-    fit = threading.Thread(target=_fit, args=(run.out, workers, failure), name="ray-train", daemon=True)
+    ended = threading.Event()  # an interrupted Thread.join() would take the thread for dead
+    fit = threading.Thread(target=_fit, args=(run.out, workers, failure, ended), name="ray-train", daemon=True)
     fit.start()  # not in the main thread: Ray's own SIGINT handler would end the run without a checkpoint
     try:
-        while fit.is_alive():
-            fit.join(POLL_SECONDS)
-            show(_progress(run, began))
+        while not ended.wait(POLL_SECONDS):
+            for line in tail.new():
+                latest = _progress(run, line) or latest
+            show(latest)
     except KeyboardInterrupt:
         (run.out / STOP_FILE).touch()
-        fit.join(STOP_SECONDS)
+        ended.wait(STOP_SECONDS)
         raise
+    with contextlib.suppress(OSError):
+        (run.out / RAY_FOLDER).rmdir()  # Ray keeps nothing there, since checkpoints are ours
     if failure:
         raise failure[0]
     final = run.out / "final"
     if not (final / "config.json").exists():
-        raise RunFailed(f"the run was asked to stop; its checkpoints are in {run.out / 'checkpoints'}, --resume continues it")
+        raise RunFailed(
+            f"the run was asked to stop; its checkpoints are in {run.out / 'checkpoints'}, --resume continues it"
+        )
     return final
 
 
@@ -111,29 +130,38 @@ def _connect(address: str | None) -> None:
         include_dashboard=False,
         object_store_memory=200 << 20,
         log_to_driver=False,
-        logging_level="ERROR",
+        logging_level=logging.ERROR,
     )
 
 
-def _fit(out: Path, workers: int, failure: list[BaseException]) -> None:
+def _fit(out: Path, workers: int, failure: list[BaseException], ended: threading.Event) -> None:
+    try:
+        _trainer(out, workers).fit()
+    except BaseException as error:  # handed to the thread that waits, which raises it
+        failure.append(_own_words(error))
+    finally:
+        ended.set()
+
+
+def _trainer(out: Path, workers: int) -> Any:
     import ray
     from ray.train import RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
 
     use_gpu = torch.cuda.is_available() or ray.cluster_resources().get("GPU", 0) >= workers
     cpus = ray.cluster_resources().get("CPU", 1.0) / workers
-    trainer = TorchTrainer(
+    return TorchTrainer(
         train_worker,
         train_loop_config={"out": str(out), "threads": max(1, int(cpus))},
         scaling_config=ScalingConfig(
-            num_workers=workers, use_gpu=use_gpu, resources_per_worker={"CPU": cpus if workers > 1 else max(1, int(cpus))}
+            num_workers=workers,
+            use_gpu=use_gpu,
+            resources_per_worker={"CPU": cpus if workers > 1 else max(1, int(cpus))},
         ),
-        run_config=RunConfig(name="ray", storage_path=str(out)),
+        run_config=RunConfig(  # type: ignore[call-arg]  # Ray's stubs describe the older class
+            name=RAY_FOLDER, storage_path=str(out), worker_runtime_env={"env_vars": WORKER_ENVIRONMENT}
+        ),
     )
-    try:
-        trainer.fit()
-    except BaseException as error:  # handed to the thread that waits, which raises it
-        failure.append(_own_words(error))
 
 
 def train_worker(config: dict[str, Any]) -> None:
@@ -158,18 +186,15 @@ def train_here(run: Run, world: World) -> bool:
     return train_transformer(run, world)
 
 
-def _progress(run: Run, began: float) -> Progress:
-    lines = [line for line in read_metrics(run.out) if line["time"] >= began]
-    steps = [line for line in lines if line["event"] == "step"]
-    encoded = [line for line in lines if line["event"] == "encode"]
-    if steps:
-        last = steps[-1]
-        numbers = {name: value for name, value in last.items() if isinstance(value, float) and name != "time"}
-        phase = "evaluating" if last["step"] >= run.recipe.steps else "training"
-        return Progress(phase=phase, done=last["step"], total=run.recipe.steps, numbers=numbers)
-    if encoded:
-        return Progress(phase="encoding", done=encoded[-1]["done"], total=encoded[-1]["total"], numbers={})
-    return Progress(phase="starting", done=0, total=run.recipe.steps, numbers={})
+def _progress(run: Run, line: dict[str, Any]) -> Progress | None:
+    """What a line of the log says of the progress, or None."""
+    if line["event"] == "encode":
+        return Progress(phase="encoding", done=line["done"], total=line["total"], numbers={})
+    if line["event"] == "step":
+        numbers = {name: value for name, value in line.items() if isinstance(value, float) and name != "time"}
+        phase = "evaluating" if line["step"] >= run.recipe.steps else "training"
+        return Progress(phase=phase, done=line["step"], total=run.recipe.steps, numbers=numbers)
+    return None
 
 
 def _own_words(error: BaseException) -> BaseException:
@@ -178,5 +203,6 @@ def _own_words(error: BaseException) -> BaseException:
     for rank in sorted(failures):
         cause = failures[rank]
         cause = getattr(cause, "cause", None) or cause
-        return RunFailed(f"worker {rank}: {type(cause).__name__}: {str(cause).strip().splitlines()[-1] if str(cause).strip() else cause!r}")
+        words = next((line.strip() for line in str(cause).splitlines() if line.strip()), repr(cause))
+        return RunFailed(f"worker {rank}: {type(cause).__name__}: {words[:500]}")
     return error

@@ -1,6 +1,6 @@
 """Clips to latents, once, ahead of training: the cache is filled where it lacks entries and read where it has them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -25,11 +25,11 @@ class LatentStore:
     tae_sha256: str
     cache: TensorCache
 
-    def key(self, clip: dict[str, Any], bucket: Bucket) -> dict[str, Any]:
+    def key(self, clip: Mapping[str, Any], bucket: Bucket) -> dict[str, Any]:
         """The cache key of one entry."""
         return latent_key(clip, bucket, tae_sha256=self.tae_sha256, compute_dtype="float32", tile_plan=TILE_PLAN)
 
-    def get(self, clip: dict[str, Any], bucket: Bucket) -> torch.Tensor:
+    def get(self, clip: Mapping[str, Any], bucket: Bucket) -> torch.Tensor:
         """float32 [C, T, H, W], the same whether it was cached or not; raises UnreadableVideo."""
         key = self.key(clip, bucket)
         entry = self.cache.get(key)
@@ -39,7 +39,7 @@ class LatentStore:
         return entry["latent"].float()
 
     @torch.no_grad()
-    def _encode(self, clip: dict[str, Any], bucket: Bucket) -> torch.Tensor:
+    def _encode(self, clip: Mapping[str, Any], bucket: Bucket) -> torch.Tensor:
         device = next(self.tae.parameters()).device
         signal = torch.from_numpy(to_signal(read_window(clip, bucket)))[None].to(device)
         return encode_tiled(self.tae, signal)[0].to(torch.bfloat16).cpu()
@@ -52,14 +52,14 @@ def latent_shape(bucket: Bucket, channels: int) -> tuple[int, int, int, int]:
 
 def fill_cache(
     store: LatentStore,
-    wanted: list[tuple[dict[str, Any], Bucket]],
+    wanted: list[tuple[Mapping[str, Any], Bucket]],
     progress: Callable[[int, int], None] | None = None,
     threads: int = 2,
 ) -> dict[str, str]:
     """Make every wanted entry that is missing; returns the clips that do not decode, with the reason."""
     failed: dict[str, str] = {}
 
-    def one(item: tuple[dict[str, Any], Bucket]) -> None:
+    def one(item: tuple[Mapping[str, Any], Bucket]) -> None:
         try:
             store.get(*item)
         except UnreadableVideo as error:

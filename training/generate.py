@@ -87,7 +87,15 @@ def generate(
 class Generator:
     """A transformer with the autoencoder and text encoders it was trained with, ready to sample from."""
 
-    def __init__(self, folder: Path, model: VideoTransformer, tae: TAE, tae_sha256: str, encode: CaptionEncoder, recipe: VideoRecipe):
+    def __init__(
+        self,
+        folder: Path,
+        model: VideoTransformer,
+        tae: TAE,
+        tae_sha256: str,
+        encode: CaptionEncoder,
+        recipe: VideoRecipe,
+    ):
         self.folder, self.model, self.tae, self.tae_sha256 = folder, model, tae, tae_sha256
         self.encode, self.recipe = encode, recipe
 
@@ -120,7 +128,9 @@ class Generator:
         """The shapes of video this checkpoint was trained on, the default first."""
         return [bucket for bucket in self.recipe.buckets.buckets() if bucket.frames > 1]
 
-    def choose(self, frames: int | None, height: int | None, width: int | None, fps: float | None) -> tuple[Bucket, float]:
+    def choose(
+        self, frames: int | None, height: int | None, width: int | None, fps: float | None
+    ) -> tuple[Bucket, float]:
         """The first trained bucket with these sizes, and the frame rate; ValueError lists what there is."""
         wanted = {"frames": frames, "height": height, "width": width}
         for bucket in self.buckets():
@@ -129,7 +139,9 @@ class Generator:
             low, high = self._rates(bucket)
             if fps is None or low - 1e-6 <= fps <= high + 1e-6:
                 return bucket, fps if fps is not None else high
-        offered = "; ".join(f"{b.frames} frames of {b.width}x{b.height} at {_range(*self._rates(b))} fps" for b in self.buckets())
+        offered = "; ".join(
+            f"{b.frames} frames of {b.width}x{b.height} at {_range(*self._rates(b))} fps" for b in self.buckets()
+        )
         asked = ", ".join(f"{name} {value}" for name, value in (wanted | {"fps": fps}).items() if value is not None)
         raise ValueError(f"{self.folder} was not trained on {asked}; it was on {offered}")
 
@@ -149,7 +161,10 @@ class Generator:
         """Frames uint8 [T, H, W, 3] for one prompt."""
         times = schedule(schedule_name, steps)
         noise = Key(seed=seed, purpose="noise", step=0).normal(latent_shape(bucket, self.model.config.latent_channels))
-        text = [tokens.to(self.device) for tokens in self.encode([training_caption(prompt, fps if self.recipe.fps_tag else 0.0)])]
+        text = [
+            tokens.to(self.device)
+            for tokens in self.encode([training_caption(prompt, fps if self.recipe.fps_tag else 0.0)])
+        ]
         empty = [tokens.to(self.device) for tokens in self.encode([""])]
         latents = sample(
             self.model,
@@ -176,12 +191,16 @@ def _find_tae(folder: Path, sha256: str, given: str | Path | None) -> Path:
     if given is not None:
         found = find_model(given, "tae")
         if weights_sha256(found) != sha256:
-            raise ValueError(f"{folder} was trained on latents of the autoencoder {sha256[:12]}; {given} is {weights_sha256(found)[:12]}")
+            raise ValueError(
+                f"{folder} was trained on latents of the autoencoder {sha256[:12]}; {given} is {weights_sha256(found)[:12]}"
+            )
         return found
     for place in (folder / "tae", folder.parent / "tae", folder.parent.parent / "tae"):
         if (place / "config.json").is_file() and weights_sha256(place) == sha256:
             return place
-    raise ValueError(f"the autoencoder {sha256[:12]} that {folder} was trained with is not beside it; pass its folder with --tae")
+    raise ValueError(
+        f"the autoencoder {sha256[:12]} that {folder} was trained with is not beside it; pass its folder with --tae"
+    )
 
 
 def _range(low: float, high: float) -> str:

@@ -5,6 +5,7 @@ per sample, and the gradient is that of the mean over the *global* batch's sampl
 workers, that is the same gradient.
 """
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -37,6 +38,10 @@ class Batches(Protocol):
     def step(self, step: int) -> list[Group]: ...
 
 
+class NotFinite(RuntimeError):
+    """The loss is no number any more; going on would only overwrite good weights."""
+
+
 class TooManyUnreadable(RuntimeError):
     """More rows failed to decode than a run may shrug off."""
 
@@ -67,11 +72,11 @@ class Training:
     @classmethod
     def start(cls, model: nn.Module, config: OptimizerConfig, checkpoint: Checkpoint | None = None) -> "Training":
         """Fresh, or exactly where `checkpoint` left off."""
-        training = cls(model=model, optimizer=build_optimizer(model, config), average=MovingAverage(model, config.ema_decay))
+        training = cls(
+            model=model, optimizer=build_optimizer(model, config), average=MovingAverage(model, config.ema_decay)
+        )
         if checkpoint:
-            state = load_checkpoint(
-                checkpoint, model=model, average=training.average, optimizer=training.optimizer
-            )
+            state = load_checkpoint(checkpoint, model=model, average=training.average, optimizer=training.optimizer)
             training.step, training.unreadable = checkpoint.step, set(state["unreadable"])
         return training
 
@@ -135,7 +140,12 @@ def train_step(
     sums = accumulate(training.model, objective, groups, world, autocast=config.autocast)
     count = sums.pop("count")
     if count == 0:  # every row of the batch failed to decode: nothing to learn, nothing to divide by
-        return {"loss": float("nan"), "learning_rate": rate, "samples": 0.0}
+        return {"learning_rate": rate, "samples": 0.0}
+    if not math.isfinite(sums["loss"]):
+        clips = sorted({sample.clip_id for group in groups for sample in group.samples})
+        raise NotFinite(
+            f"the loss of step {step + 1} is {sums['loss']}, on clips {', '.join(clips[:5])}; checkpoints stay"
+        )
     norm = nn.utils.clip_grad_norm_(training.model.parameters(), config.optimizer.clip_norm)
     training.optimizer.step()
     training.average.update(training.model)

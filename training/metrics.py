@@ -33,6 +33,25 @@ class MetricsLog:
             self.board.close()
 
 
+class MetricsTail:
+    """What a run has written since it was last asked: for watching a long run without reading it all again."""
+
+    def __init__(self, out: Path, from_end: bool = True):
+        self.path = out / "metrics.jsonl"
+        self.offset = self.path.stat().st_size if from_end and self.path.exists() else 0
+
+    def new(self) -> list[dict[str, Any]]:
+        """Whole lines added since the last call."""
+        if not self.path.exists():
+            return []
+        with self.path.open("rb") as file:
+            file.seek(self.offset)
+            text = file.read()
+        whole = text[: text.rfind(b"\n") + 1]
+        self.offset += len(whole)
+        return [json.loads(line) for line in whole.splitlines() if line.strip()]
+
+
 def read_metrics(out: str | Path, event: str | None = None) -> list[dict[str, Any]]:
     """The lines of a run, oldest first; of a step that ran twice (after a resume) only the last line.
 

@@ -72,7 +72,9 @@ def tae_demo() -> TAERecipe:
         name="tae_demo",
         model=TAE_SIZES["demo"],
         objective=AutoencoderObjective(),
-        optimizer=OptimizerConfig(learning_rate=1e-3, schedule="cosine", warmup_steps=20, final_share=0.05, ema_decay=0.99),
+        optimizer=OptimizerConfig(
+            learning_rate=1e-3, schedule="cosine", warmup_steps=20, final_share=0.05, ema_decay=0.99
+        ),
         buckets=demo_buckets(),
         batch=BatchSize(videos=3, images=1),  # section 2.4: one image to three videos
         steps=800,
@@ -86,7 +88,9 @@ def video_demo() -> VideoRecipe:
         name="video_demo",
         model=TRANSFORMER_SIZES["demo"],
         text_encoders=("minilm",),
-        optimizer=OptimizerConfig(learning_rate=1e-3, schedule="cosine", warmup_steps=20, final_share=0.05, ema_decay=0.99),
+        optimizer=OptimizerConfig(
+            learning_rate=1e-3, schedule="cosine", warmup_steps=20, final_share=0.05, ema_decay=0.99
+        ),
         buckets=demo_buckets(),
         batch=BatchSize(videos=8),
         steps=600,
@@ -173,10 +177,14 @@ def _load(cls: type[Recipe], ours: Mapping[str, Callable], others: Mapping[str, 
     verb = {TAERecipe: "tae", VideoRecipe: "video"}
     if name_or_file in others:
         other = next(v for c, v in verb.items() if c is not cls)
-        raise ValueError(f"{name_or_file} is a recipe of `cinemill train {other}`; here one of {', '.join(ours)} or a file")
+        raise ValueError(
+            f"{name_or_file} is a recipe of `cinemill train {other}`; here one of {', '.join(ours)} or a file"
+        )
     path = Path(name_or_file)
     if path.suffix not in (".yaml", ".yml", ".toml"):
-        raise ValueError(f"no training recipe {name_or_file!r}{_nearest(name_or_file, ours)}; known: {', '.join(ours)}, or a .yaml or .toml file")
+        raise ValueError(
+            f"no training recipe {name_or_file!r}{_nearest(name_or_file, ours)}; known: {', '.join(ours)}, or a .yaml or .toml file"
+        )
     if not path.is_file():
         raise ValueError(f"no recipe file {name_or_file}")
     values = _read(path)
@@ -203,7 +211,9 @@ def _build(cls: type, values: Any, base: Any, where: str) -> Any:
     """An instance of dataclass `cls`, checking every name and type; messages carry the dotted place."""
     if isinstance(values, str) and cls in _NAMED:
         if values not in _NAMED[cls]:
-            raise ValueError(f"{where}: no {cls.__name__} {values!r}{_nearest(values, _NAMED[cls])}; known: {', '.join(_NAMED[cls])}")
+            raise ValueError(
+                f"{where}: no {cls.__name__} {values!r}{_nearest(values, _NAMED[cls])}; known: {', '.join(_NAMED[cls])}"
+            )
         return _NAMED[cls][values]
     if not isinstance(values, Mapping):
         raise ValueError(f"{where or cls.__name__} takes fields, not {values!r}")
@@ -213,12 +223,15 @@ def _build(cls: type, values: Any, base: Any, where: str) -> Any:
         if name not in known:
             raise ValueError(f"unknown field {_dotted(where, name)!r}{_nearest(name, known)}")
     built = {
-        name: _value(known[name], value, getattr(base, name, None), _dotted(where, name)) for name, value in values.items()
+        name: _value(known[name], value, getattr(base, name, None), _dotted(where, name))
+        for name, value in values.items()
     }
     try:
         return replace(base, **built) if base is not None else cls(**built)
     except TypeError as error:  # a required field is missing
-        raise ValueError(f"{where or 'recipe'}: {str(error).split('__init__() ')[-1]}; start from `base: NAME`") from error
+        raise ValueError(
+            f"{where or 'recipe'}: {str(error).split('__init__() ')[-1]}; start from `base: NAME`"
+        ) from error
 
 
 def _value(hint: Any, value: Any, base: Any, where: str) -> Any:

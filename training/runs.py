@@ -1,6 +1,7 @@
 """A training run's folder: checked before any worker starts, described in run.json, found again by its path."""
 
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -10,6 +11,8 @@ from urllib.parse import urlparse
 import torch
 
 from curation.clips import open_snapshot
+from models.autoencoders.tae import TAE
+from models.video.transformer import VideoTransformer
 from models.weights import read_config, weights_sha256
 from training.checkpoints import Checkpoint, newest
 from training.data.plan import Plan, check_splits
@@ -46,7 +49,13 @@ class Run:
 
 
 def prepare_run(
-    kind: Kind, snapshot: str, recipe: TAERecipe | VideoRecipe, out: str | Path, *, resume: bool = False, tae: str | Path | None = None
+    kind: Kind,
+    snapshot: str,
+    recipe: TAERecipe | VideoRecipe,
+    out: str | Path,
+    *,
+    resume: bool = False,
+    tae: str | Path | None = None,
 ) -> Run:
     """Check everything that can be wrong with a call, then write OUT/run.json; a ValueError writes nothing."""
     folder = local_folder(out)
@@ -70,6 +79,25 @@ def prepare_run(
     return run
 
 
+def check_memory(recipe: TAERecipe | VideoRecipe, workers: int) -> None:
+    """Raise when a model's state alone cannot fit on this machine: every worker holds a whole copy of it.
+
+    20 bytes a parameter: float32 weights, gradients, two AdamW moments and the moving average. Activations come on top.
+    """
+    with torch.device("meta"):
+        model = TAE(recipe.model) if isinstance(recipe, TAERecipe) else VideoTransformer(recipe.model)
+    parameters = sum(p.numel() for p in model.parameters())
+    if torch.cuda.is_available():
+        have, where = torch.cuda.get_device_properties(0).total_memory, "the GPU"
+    else:
+        have, where = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // workers, "each worker here"
+    if 20 * parameters > have:
+        raise ValueError(
+            f"{recipe.name} trains {parameters / 1e9:.1f} B parameters, {20 * parameters / 2**30:,.0f} GiB with gradients and "
+            f"optimizer; {where} has {have / 2**30:,.0f} GiB. Choose a smaller model, e.g. `model: demo` in a recipe file"
+        )
+
+
 def load_run(out: str | Path) -> Run:
     """The run of a folder."""
     folder = local_folder(out)
@@ -91,7 +119,9 @@ def split_rows(rows: list[dict[str, Any]], recipe: TAERecipe | VideoRecipe, name
     validation = [row for row in rows if row["split"] != "train"]
     plan = Plan(train, recipe, recipe.seed)
     if not plan.order:
-        why = "; ".join(f"{count} x {reason}" for reason, count in _counted(plan.excluded).items()) or "it keeps no clip"
+        why = (
+            "; ".join(f"{count} x {reason}" for reason, count in _counted(plan.excluded).items()) or "it keeps no clip"
+        )
         raise ValueError(f"{name} has no clip that {recipe.name} can train on: {why}")
     return train, validation
 
@@ -101,7 +131,9 @@ def local_folder(uri: str | Path) -> Path:
     parsed = urlparse(str(uri))
     if parsed.scheme in ("", "file"):
         return Path(parsed.path if parsed.scheme else uri).absolute()
-    raise ValueError(f"training writes to a folder that every worker sees, not to {parsed.scheme}://; mount it, or choose a local --out")
+    raise ValueError(
+        f"training writes to a folder that every worker sees, not to {parsed.scheme}://; mount it, or choose a local --out"
+    )
 
 
 def find_model(path: str | Path, kind: Kind) -> Path:
@@ -112,7 +144,9 @@ def find_model(path: str | Path, kind: Kind) -> Path:
     if found is None and (checkpoint := newest(folder)):
         found = checkpoint.path
     if found is None:
-        raise ValueError(f"{path} holds no trained model; pass the --out of `cinemill train {kind}`, or its final/ folder")
+        raise ValueError(
+            f"{path} holds no trained model; pass the --out of `cinemill train {kind}`, or its final/ folder"
+        )
     trained = read_config(found).get("trained", {})
     if trained.get("kind") != kind:
         raise ValueError(f"{path} holds a {trained.get('kind', 'different')} model, not a {kind} one")
@@ -192,7 +226,9 @@ def open_log(run: Run, world: World, plan: Plan, num_validation: int, training: 
         excluded=plan.excluded,
         batches_per_epoch=plan.batches_per_epoch,
         leftovers=plan.leftovers,
-        note=None if num_validation else "the snapshot holds out no clips: nothing is validated, all losses are of training clips",
+        note=None
+        if num_validation
+        else "the snapshot holds out no clips: nothing is validated, all losses are of training clips",
     )
     return log
 

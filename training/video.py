@@ -48,7 +48,15 @@ def train_transformer(run: Run, world: World) -> bool:
 
     failed = encode_rows(store, plan, world, log)
     latents = Latents(store, plan, failed)
-    loader = Loader(plan, latents, latents.shape, rank=world.rank, size=world.size, micro_batch=recipe.micro_batch, last_step=recipe.steps)
+    loader = Loader(
+        plan,
+        latents,
+        latents.shape,
+        rank=world.rank,
+        size=world.size,
+        micro_batch=recipe.micro_batch,
+        last_step=recipe.steps,
+    )
     trained = described(run, recipe.steps, tae_sha256=run.tae_sha256, text_encoders=encode.identities())
     done = run_loop(
         training,
@@ -84,7 +92,9 @@ def open_store(run: Run, world: World, cache: TensorCache) -> LatentStore:
         copy.with_name("tae.partial").rename(copy)
     world.wait()
     if weights_sha256(copy) != run.tae_sha256:
-        raise ValueError(f"{copy} is not the autoencoder {run.tae_sha256[:12]} this run began with; choose another --out")
+        raise ValueError(
+            f"{copy} is not the autoencoder {run.tae_sha256[:12]} this run began with; choose another --out"
+        )
     tae = load_model(copy, device=world.device)
     assert isinstance(tae, TAE)
     return LatentStore(tae=tae, tae_sha256=run.tae_sha256, cache=cache)
@@ -120,11 +130,15 @@ class Latents:
         return latent_shape(bucket, self.store.tae.config.latent_channels)
 
 
-def finish(run: Run, generator: Generator, rows: list[dict[str, Any]], store: LatentStore, log: MetricsLog | None) -> None:
+def finish(
+    run: Run, generator: Generator, rows: list[dict[str, Any]], store: LatentStore, log: MetricsLog | None
+) -> None:
     """Evaluate the averaged weights on every clip and compare a few samples with the clips they were trained on."""
     report = {"checkpoint": str(generator.folder), "snapshot": run.snapshot} | evaluate_latents(generator, rows, store)
     report["samples"] = compare_samples(generator, rows, store, NUM_SAMPLES, run.out / "samples")
     (run.out / "evaluation.json").write_text(json.dumps(report, indent=1) + "\n")
     if log:
-        summary = {f"{split}_{name}": value for split, values in report["summary"].items() for name, value in values.items()}
+        summary = {
+            f"{split}_{name}": value for split, values in report["summary"].items() for name, value in values.items()
+        }
         log.write("evaluation", step=run.recipe.steps, **summary)

@@ -7,11 +7,11 @@ import shutil
 import sys
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from curation.clips.errors import WrongCall
 
@@ -74,7 +74,7 @@ def demo_command(
     print(PLAN.format(samples=samples, out=out, minutes=MINUTES, memory=MEMORY_GIB, disk=DISK_GIB, here=_machine(out)))
     sys.stdout.flush()
     try:
-        with _Shown() as shown:
+        with Shown(sys.stderr.isatty()) as shown:
             made = run_demo(settings, shown)
     except RunFailed as error:
         print(f"cinemill: {' '.join(str(error).split())}; the same command tries again", file=sys.stderr)
@@ -97,11 +97,11 @@ def _machine(out: Path) -> str:
     return f"{cores} cores{slow}, {memory:.0f} GiB of memory{short}, {free:.0f} GiB of disk free"
 
 
-class _Shown:
+class Shown:
     """Receives api.demo.Step: bars on stderr when it is a terminal, a line a stage anywhere."""
 
-    def __init__(self) -> None:
-        self.alive = sys.stderr.isatty()
+    def __init__(self, alive: bool) -> None:
+        self.alive = alive
         self.bars = Progress(
             TextColumn("   {task.description:<26}"),
             BarColumn(),
@@ -111,10 +111,10 @@ class _Shown:
             console=Console(stderr=True, highlight=False),
             disable=not self.alive,
         )
-        self.tasks: dict[str, Any] = {}
+        self.tasks: dict[str, tuple[TaskID, int]] = {}  # by phase; how many units it counts
         self.stage = 0
 
-    def __enter__(self) -> "_Shown":
+    def __enter__(self) -> "Shown":
         self.bars.start()
         return self
 
@@ -137,20 +137,22 @@ class _Shown:
             self._say(f"{self.stage}  {step.stage}{': reused' if step.state == 'reused' else ''}")
 
     def _runs(self, step: "Step") -> None:
+        known = step.total if step.phase != "starting" else 0
         if step.phase not in self.tasks:
             self._finish()
-            self.tasks[step.phase] = self.bars.add_task(PHASES.get(step.phase, step.phase), total=None, note="")
-        known = step.total if step.phase != "starting" and step.total else None
-        self.bars.update(self.tasks[step.phase], total=known, completed=step.done if known else 0, note=step.note)
+            self.tasks[step.phase] = self.bars.add_task(PHASES.get(step.phase, step.phase), total=None, note=""), known
+        task, _ = self.tasks[step.phase]
+        self.tasks[step.phase] = task, known
+        self.bars.update(task, total=known or None, completed=step.done if known else 0, note=step.note)
 
     def _finish(self) -> None:
-        for task in self.tasks.values():
-            total = self.bars.tasks[task].total or 1
-            self.bars.update(task, total=total, completed=total)
+        """A phase that another one follows is full."""
+        for task, known in self.tasks.values():
+            self.bars.update(task, total=known or 1, completed=known or 1)
 
     def _close(self) -> None:
         """A finished stage leaves its line, not its bars."""
-        for task in self.tasks.values():
+        for task, _ in self.tasks.values():
             self.bars.remove_task(task)
         self.tasks = {}
 
@@ -178,8 +180,7 @@ def _summary(demo: "Demo", out: Path) -> None:
             f"    {Path(clip['uri']).name:<40}{clip['psnr']:6.1f} dB   linear {clip['psnr_linear']:5.1f} dB{held_out}"
         )
     for split, values in flow["summary"].items():
-        bar = f"   best Gaussian denoiser {values['gaussian_loss']:.3f}" if "gaussian_loss" in values else ""
-        print(f"  flow loss   {values['loss']:.3f} on {values['clips']} {split} clips{bar}")
+        print(f"  flow loss   {values['loss']:.3f} on {values['clips']} {split} clips{_bars(values)}")
     print(f'  prompt      "{demo.made.prompt}"')
     total = sum(demo.timings.values())
     said = (
@@ -197,6 +198,13 @@ def _summary(demo: "Demo", out: Path) -> None:
         print(f"  {out / name!s:<30} {what}")
     print("\nNext")
     print(f"  cinemill serve --data {shlex.quote(str(out / 'lake'))}     the dashboard, on http://127.0.0.1:8000")
+
+
+def _bars(values: dict[str, float]) -> str:
+    """The Gaussian denoisers' losses on the same clips."""
+    names = {"gaussian_loss_per_position": "place by place", "gaussian_loss": "knowing these whole clips"}
+    known = [f"{values[name]:.3f} {words}" for name, words in names.items() if name in values]
+    return f"   best Gaussian denoiser: {', '.join(known)}" if known else ""
 
 
 def _minutes(seconds: float) -> str:

@@ -249,16 +249,12 @@ class said_plainly(contextlib.AbstractContextManager):
 
 
 def _run(go: "Callable[[Callable[[Progress], None]], Path]", quiet: bool) -> Path:
-    """Train with a bar; a stop prints the line that continues, a worker's failure its own words."""
+    """Train with a bar; a worker's failure is told in its own words."""
     from training.cluster import RunFailed
 
     try:
         with _bars(quiet) as bars, said_plainly():
             return go(_Shown(bars))
-    except KeyboardInterrupt:
-        words = sys.argv[1:] if "--resume" in sys.argv else [*sys.argv[1:], "--resume"]
-        print(f"cinemill: interrupted; continue with: {shlex.join(['cinemill', *words])}", file=sys.stderr)
-        raise typer.Exit(130) from None
     except RunFailed as error:
         print(f"cinemill: {' '.join(str(error).split())}", file=sys.stderr)
         raise typer.Exit(1) from None

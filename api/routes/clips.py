@@ -10,6 +10,7 @@ from pydantic import BaseModel
 from api.deps import NAME, LakeDep, Service, ServiceDep
 from api.pages import plain
 from api.previews import Busy
+from api.scores import Verdict, verdicts
 from curation.clips import Snapshot, UnknownSnapshot, UnreadableVideo
 
 router = APIRouter(prefix="/v1/clips/{clip_id}", tags=["clips"])
@@ -57,14 +58,15 @@ class ClipView(BaseModel):
     snapshot: int
     clip: dict[str, Any]
     sentences: list[str]
+    rules: list[Verdict]
     preview: str
     poster: str
 
 
 def sentences(row: dict[str, Any]) -> list[str]:
     """The decision as a person would say it."""
-    span = f"{row['start_seconds']:.2f} s to {row['end_seconds']:.2f} s of {row['uri'].rpartition('/')[2]}"
-    said = [f"Seconds {span.replace(' s', '', 1)}: {row['fate']}."]
+    span = f"{row['start_seconds']:.2f} to {row['end_seconds']:.2f} s"
+    said = [f"{row['uri'].rpartition('/')[2]}, {span}: {row['fate']}."]
     if row["reason"]:
         said.append(f"Rule {row['rule']}: {row['reason']}.")
     more = [rule for rule in row["failed_rules"] or () if rule != row["rule"]]
@@ -83,6 +85,7 @@ def read_clip(found: ClipDep) -> ClipView:
     where = f"?dataset={place.dataset}&snapshot={place.number}"
     return ClipView(
         dataset=place.dataset, snapshot=place.number, clip=plain(found.row), sentences=sentences(found.row),
+        rules=verdicts(place, found.row),
         preview=f"{at}/preview.mp4{where}", poster=f"{at}/poster.webp{where}",
     )  # fmt: skip
 

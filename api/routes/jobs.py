@@ -145,7 +145,7 @@ async def _events(job_id: str, here: Service, after: int) -> AsyncIterator[bytes
                 yield format_sse_event(data_str=data, event=kind, id=str(event_id))
             if found:
                 spoke_at = time.monotonic()
-            elif is_over or here.closing.is_set():
+            elif is_over:
                 return
             elif time.monotonic() - spoke_at > PING_SECONDS:
                 spoke_at = time.monotonic()

@@ -6,7 +6,7 @@ from models.text.tokens import TextEncoder
 
 
 def text_encoder(name: str, device: str = "cpu") -> TextEncoder:
-    """"minilm" (a real sentence encoder), "bytes" (every character) or "quoted-bytes" (those to be drawn)."""
+    """The encoder called "minilm" (real meaning), "bytes" (every letter) or "quoted-bytes" (the letters to be drawn)."""
     match name:
         case "minilm":
             return MiniLM(device=device)

@@ -204,10 +204,11 @@ class VideoTransformer(nn.Module):
                 nn.init.normal_(module.weight, std=module.in_features**-0.5)
         depth = (3 * self.config.layers) ** -0.5  # three residual branches a layer add up to variance 1
         with torch.no_grad():
-            for block in self.blocks:
-                block.bias[[2, 5]] = 1.0  # type: ignore[index, operator]
-                for layer in (block.self_attention.to_out, block.cross_attention.to_out, block.feed_forward.down):  # type: ignore[union-attr]
-                    layer.weight *= depth  # type: ignore[union-attr, operator]
+            for block in self.modules():
+                if isinstance(block, Block):
+                    block.bias[[2, 5]] = 1.0
+                    for layer in (block.self_attention.to_out, block.cross_attention.to_out, block.feed_forward.down):
+                        layer.weight *= depth
             self.modulation.weight *= 0.1
             nn.init.zeros_(self.patch_out.weight)
 

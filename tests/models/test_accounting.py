@@ -24,7 +24,8 @@ def test_flops_agree_with_the_counter_within_one_percent(batch):
     """Under the math kernel: the counter sees no attention at all in the CPU's fused one."""
     config = TransformerConfig(width=64, layers=2, heads=4, ffn_width=160, text_widths=(24, 16), max_rows=8, max_cols=8)
     model = VideoTransformer(config)
-    text = [TextTokens(torch.randn(batch, s, w), torch.ones(batch, s, dtype=torch.bool)) for s, w in ((11, 24), (7, 16))]
+    shapes = [(batch, 11, 24), (batch, 7, 16)]
+    text = [TextTokens(torch.randn(shape), torch.ones(shape[:2], dtype=torch.bool)) for shape in shapes]
     latents = torch.randn(batch, 16, 4, 16, 16)
     with use_backend("math"), FlopCounterMode(display=False) as counter:
         velocity = model(latents, torch.rand(batch), text)

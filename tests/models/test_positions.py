@@ -10,7 +10,9 @@ from models.video.transformer import TransformerConfig, VideoTransformer
 
 @pytest.fixture
 def model(redrawn):
-    config = TransformerConfig(width=32, layers=3, heads=2, ffn_width=48, text_widths=(8,), max_frames=2, max_rows=4, max_cols=4)
+    config = TransformerConfig(
+        width=32, layers=3, heads=2, ffn_width=48, text_widths=(8,), max_frames=2, max_rows=4, max_cols=4
+    )
     return redrawn(VideoTransformer(config).double(), std=0.2)
 
 
@@ -38,15 +40,20 @@ def test_too_large_a_grid_says_which_table_is_short():
 
 
 def test_positions_enter_every_layer(model, inputs):
-    """Taking them away from any one layer changes the answer."""
+    """Each block is given its predecessor's output plus the positions, and without them the answer is another."""
+    entered, left = [], [model.patch_in(model.patchify(inputs[0]))]
+    for block in model.blocks:
+        block.register_forward_pre_hook(lambda module, args: entered.append(args[0]))
+        block.register_forward_hook(lambda module, args, output: left.append(output))
+    positions = model.positions((2, 4, 4))
     with torch.no_grad():
         whole = model(*inputs)
-        positions = model.positions((2, 4, 4))
-        for block in model.blocks:
-            handle = block.register_forward_pre_hook(lambda module, args: (args[0] - positions, *args[1:]))
-            without = model(*inputs)
-            handle.remove()
-            assert (without - whole).abs().max() > 1e-3
+        for before, after in zip(left, entered, strict=False):
+            torch.testing.assert_close(after, before + positions)
+        assert len(entered) == len(model.blocks) == 3
+        for block in model.blocks[1:]:
+            block.register_forward_pre_hook(lambda module, args: (args[0] - positions, *args[1:]))
+        assert (model(*inputs) - whole).abs().max() > 1e-3
 
 
 def test_doubling_the_tables_leaves_old_pictures_alone(model, inputs):

@@ -28,9 +28,7 @@ def inputs():
     return torch.randn(2, 16, 3, 8, 10), torch.rand(2), text
 
 
-@pytest.mark.parametrize(
-    ("size", "billions"), [("1b", 0.93), ("5b", 4.95), ("9b", 8.9), ("17b", 17.3), ("30b", 29.2)]
-)
+@pytest.mark.parametrize(("size", "billions"), [("1b", 0.93), ("5b", 4.95), ("9b", 8.9), ("17b", 17.3), ("30b", 29.2)])
 def test_every_size_builds_on_meta_and_counts_as_the_closed_form(size, billions):
     with torch.device("meta"):
         model = VideoTransformer(SIZES[size])
@@ -39,6 +37,12 @@ def test_every_size_builds_on_meta_and_counts_as_the_closed_form(size, billions)
     assert count == pytest.approx(billions * 1e9, rel=0.03)
     if size == "30b":
         assert abs(count - 29.2e9) <= 0.3e9
+        with torch.device("meta"):  # the whole forward pass, too, runs without memory
+            masks = [torch.empty(1, length, dtype=torch.bool) for length in (256, 256, 100)]
+            widths = SIZES[size].text_widths
+            text = [TextTokens(torch.empty(*m.shape, w), m) for m, w in zip(masks, widths, strict=True)]
+            latents = torch.empty(1, 16, 32, 96, 96)
+            assert model(latents, torch.empty(1), text).shape == latents.shape
 
 
 def test_the_demo_size_is_small():

@@ -43,7 +43,9 @@ class Size:
 
     def __post_init__(self) -> None:
         if self.height % 16 or self.width % 16:
-            raise ValueError(f"{self.width}x{self.height} does not divide by 16 on both sides (8 for the autoencoder, 2 for the patch)")
+            raise ValueError(
+                f"{self.width}x{self.height} does not divide by 16 on both sides (8 for the autoencoder, 2 for the patch)"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,7 +111,9 @@ class BucketTable:
         """Raise unless every bucket's tokens, one frame included, divide into `parts` (tensor x context parallel)."""
         for bucket in self.buckets():
             if bucket.tokens % parts:
-                raise ValueError(f"bucket {bucket.name} has {bucket.tokens} tokens, which do not divide into {parts} parts")
+                raise ValueError(
+                    f"bucket {bucket.name} has {bucket.tokens} tokens, which do not divide into {parts} parts"
+                )
 
 
 def sampled_fps(clip: Mapping[str, Any], bucket: Bucket) -> float:

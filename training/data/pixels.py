@@ -1,6 +1,7 @@
 """Pixels of a sample: a window of its clip that moves with the step, for training the autoencoder."""
 
 import threading
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -25,7 +26,7 @@ def pixel_shape(bucket: Bucket) -> tuple[int, int, int, int]:
     return 3, bucket.frames, bucket.height, bucket.width
 
 
-def read_window(clip: dict[str, Any], bucket: Bucket) -> np.ndarray:
+def read_window(clip: Mapping[str, Any], bucket: Bucket) -> np.ndarray:
     """The bucket's one window of a clip, uint8 [T, H, W, 3]; raises UnreadableVideo."""
     return read_frames(clip, window_times(clip, bucket).tolist(), bucket.height, bucket.width)
 

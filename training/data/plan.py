@@ -24,7 +24,9 @@ class BatchSize:
 
     def __post_init__(self) -> None:
         if self.videos < 1 or self.images < 0:
-            raise ValueError(f"a batch holds at least one video and no fewer than 0 images, not {self.videos} and {self.images}")
+            raise ValueError(
+                f"a batch holds at least one video and no fewer than 0 images, not {self.videos} and {self.images}"
+            )
 
 
 class Planned(Protocol):
@@ -94,7 +96,10 @@ class Plan:
             "seed": self.seed,
             "batch": [self.batch.videos, self.batch.images],
             "fps_tag": self.fps_tag,
-            "rows": [[b.name, [[self.rows[i]["clip_id"], self.rows[i]["caption"]] for i in self.members[b]]] for b in self.order],
+            "rows": [
+                [b.name, [[self.rows[i]["clip_id"], self.rows[i]["caption"]] for i in self.members[b]]]
+                for b in self.order
+            ],
         }
         return hashlib.blake2b(json.dumps(described, sort_keys=True).encode(), digest_size=16).hexdigest()
 
@@ -103,7 +108,9 @@ class Plan:
         if not self.order:
             raise ValueError("no clip of this snapshot fits a bucket of the recipe, so there is nothing to plan")
         epoch, place = divmod(step, self.batches_per_epoch)
-        flat = int(Key(seed=self.seed, purpose="order", step=epoch).generator().permutation(self.batches_per_epoch)[place])
+        flat = int(
+            Key(seed=self.seed, purpose="order", step=epoch).generator().permutation(self.batches_per_epoch)[place]
+        )
         which = int(np.searchsorted(np.cumsum(self.counts), flat, side="right"))
         offset = flat - sum(self.counts[:which])
         bucket = self.order[which]
@@ -113,7 +120,9 @@ class Plan:
         samples = [self._sample(step, slot, row, bucket) for slot, row in enumerate(rows)]
         for number in range(self.batch.images):
             epoch, place = divmod(step * self.batch.images + number, len(self.images))
-            row = self.images[Key(seed=self.seed, purpose="image order", step=epoch).generator().permutation(len(self.images))[place]]
+            row = self.images[
+                Key(seed=self.seed, purpose="image order", step=epoch).generator().permutation(len(self.images))[place]
+            ]
             samples.append(self._sample(step, len(samples), row, self.bucket_of[row].image()))
         return samples
 
@@ -126,7 +135,9 @@ class Plan:
     def _sample(self, step: int, slot: int, row: int, bucket: Bucket) -> Sample:
         clip = self.rows[row]
         caption = training_caption(clip["caption"], sampled_fps(clip, bucket) if self.fps_tag else 0.0)
-        return Sample(slot=slot, row=row, clip_id=clip["clip_id"], bucket=bucket, caption=caption, seed=self.seed, step=step)
+        return Sample(
+            slot=slot, row=row, clip_id=clip["clip_id"], bucket=bucket, caption=caption, seed=self.seed, step=step
+        )
 
 
 def training_caption(caption: str | None, fps: float) -> str:

@@ -27,7 +27,9 @@ class CaptionEncoder:
 
     def identities(self) -> list[dict[str, object]]:
         """What a checkpoint records of its encoders."""
-        return [{"name": e.name, "sha256": e.sha256, "max_tokens": e.max_tokens, "width": e.width} for e in self.encoders]
+        return [
+            {"name": e.name, "sha256": e.sha256, "max_tokens": e.max_tokens, "width": e.width} for e in self.encoders
+        ]
 
     def _one(self, number: int, text: str) -> TextTokens:
         if (number, text) not in self.known:

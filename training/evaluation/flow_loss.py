@@ -24,7 +24,12 @@ SEED = 20_241_017  # of the fixed noise; training draws from other seeds
 
 
 def evaluate_video(
-    checkpoint: str | Path, snapshot: str, tae: str | Path | None = None, cache: Path | None = None, samples: int = 0, out: Path | None = None
+    checkpoint: str | Path,
+    snapshot: str,
+    tae: str | Path | None = None,
+    cache: Path | None = None,
+    samples: int = 0,
+    out: Path | None = None,
 ) -> dict[str, Any]:
     """Fixed-time flow loss of a trained transformer on every kept clip that fits its buckets, as plain JSON values.
 
@@ -34,7 +39,11 @@ def evaluate_video(
     generator = Generator.load(checkpoint, tae)
     opened = open_snapshot(snapshot)
     rows = opened.kept_clips().to_pylist()
-    store = LatentStore(tae=generator.tae, tae_sha256=generator.tae_sha256, cache=TensorCache(cache or generator.folder.parent / "cache"))
+    store = LatentStore(
+        tae=generator.tae,
+        tae_sha256=generator.tae_sha256,
+        cache=TensorCache(cache or generator.folder.parent / "cache"),
+    )
     report = evaluate_latents(generator, rows, store)
     if samples:
         report["samples"] = compare_samples(generator, rows, store, samples, out)
@@ -43,7 +52,7 @@ def evaluate_video(
 
 def evaluate_latents(generator: Generator, rows: list[dict[str, Any]], store: LatentStore) -> dict[str, Any]:
     """As `evaluate_video`, for a loaded generator and rows at hand."""
-    clips, by_shape = [], {}
+    clips, known = [], []  # known: (split, latents [C, T, H, W])
     for row in rows:
         bucket = generator.recipe.buckets.assign(row)
         if isinstance(bucket, str):
@@ -62,15 +71,15 @@ def evaluate_latents(generator: Generator, rows: list[dict[str, Any]], store: La
             "loss": sum(losses) / len(losses),
             "loss_by_time": losses,
         })  # fmt: skip
-        by_shape.setdefault((row["split"], bucket.name), []).append(latents)
+        known.append((row["split"], latents))
     if not clips:
         raise ValueError("no clip of the snapshot fits a bucket of the checkpoint; nothing to evaluate")
     summary = {}
     for split in ("train", "validation"):
         chosen = [clip for clip in clips if clip["split"] == split]
         if chosen:
-            latents = [x for (s, _), members in by_shape.items() if s == split for x in members]
-            summary[split] = {"clips": len(chosen), "loss": sum(c["loss"] for c in chosen) / len(chosen)} | gaussian_bars(latents)
+            bars = gaussian_bars([x for s, x in known if s == split])
+            summary[split] = {"clips": len(chosen), "loss": sum(c["loss"] for c in chosen) / len(chosen), **bars}
     note = None if "validation" in summary else "no clip is held out: these are training clips"
     return {"kind": "video", "times": fixed_times().tolist(), "clips": clips, "summary": summary, "note": note}
 
@@ -85,9 +94,8 @@ def clip_losses(generator: Generator, row: dict[str, Any], bucket: Bucket, laten
     losses = []
     for step, time in enumerate(fixed_times().tolist()):
         noise = torch.from_numpy(Key(seed=SEED, purpose="noise", step=step, slot=slot).normal(tuple(latents.shape)))
-        args = (x[None].to(device) for x in (latents, noise))
-        loss = flow_loss(generator.model, *args, torch.tensor([time], device=device, dtype=torch.float32), text)
-        losses.append(float(loss))
+        at = torch.tensor([time], device=device, dtype=torch.float32)
+        losses.append(float(flow_loss(generator.model, latents[None].to(device), noise[None].to(device), at, text)))
     return losses
 
 
@@ -115,7 +123,12 @@ def fixed_times() -> torch.Tensor:
 
 
 def compare_samples(
-    generator: Generator, rows: list[dict[str, Any]], store: LatentStore, count: int, out: Path | None = None, guidance: float = 1.0
+    generator: Generator,
+    rows: list[dict[str, Any]],
+    store: LatentStore,
+    count: int,
+    out: Path | None = None,
+    guidance: float = 1.0,
 ) -> list[dict[str, Any]]:
     """Generate from the captions of `count` training clips and measure each against all clips of its shape.
 
@@ -149,5 +162,3 @@ def compare_samples(
         if out is not None:
             compared[-1]["pictures"] = write_pair(out, row["clip_id"], frames, made, sampled_fps(row, bucket))
     return compared
-
-

@@ -123,5 +123,8 @@ def _of(clips: list[dict[str, Any]], split: str) -> list[dict[str, Any]]:
 
 def _summary(clips: list[dict[str, Any]], split: str) -> dict[str, float]:
     chosen = _of(clips, split)
-    medians = {f"{name}_median": statistics.median(c[name] for c in chosen) for name in ("psnr", "ssim", "psnr_linear", "ssim_linear")}
+    medians = {
+        f"{name}_median": statistics.median(c[name] for c in chosen)
+        for name in ("psnr", "ssim", "psnr_linear", "ssim_linear")
+    }
     return {"clips": len(chosen), **medians, "psnr_worst": min(c["psnr"] for c in chosen)}

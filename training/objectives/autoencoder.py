@@ -1,11 +1,14 @@
 """The autoencoder's objective: reconstruct the pixels, keep the latent near a Gaussian, let no position stand out."""
 
 from dataclasses import dataclass
+from functools import cache
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from models.autoencoders.outlier import outlier_penalty
+from models.autoencoders.tae import TAE
 from training.data.groups import Group
 
 # Shapes: B samples, T' H' W' pixels, T H W latent positions, C latent channels.
@@ -13,26 +16,32 @@ from training.data.groups import Group
 
 @dataclass(frozen=True, kw_only=True)
 class AutoencoderObjective:
-    """L1 + KL + outlier penalty, all per-element means, so that a loss does not grow with the picture.
+    """Reconstruction + KL + outlier penalty, all per-element means, so that a loss does not grow with the picture.
 
     The sources give weights for losses *summed* over pixels: KL 1e-6 on sums is 1e-8 here (latents are 96 times fewer
     than pixel values), and the paper's outlier weight 1e5 is 1e5 / (3 H' W') here: 0.5 at 256 px, 8 at 64 px.
     """
 
+    reconstruction: Literal["l1", "l2"] = "l1"  # l1 is the convention of latent diffusion's autoencoders
+    perceptual_weight: float = 0.0  # of a distance between features, see models.perceptual; the paper gives no weight
     kl_weight: float = 1e-8
     outlier_weight: float = 1e5  # on sums, as the paper states it; 0 switches it off
     outlier_scale: float = 3.0  # the paper's r, in standard deviations
 
     def __call__(self, model: nn.Module, group: Group) -> tuple[Tensor, dict[str, Tensor]]:
         """Losses [B] of pixels [B, 3, T', H', W'], and their parts."""
+        assert isinstance(model, TAE)
         video = group.data
         posterior = model.encode_posterior(video)
         noise = posterior_noise(group, posterior.mean)
         reconstruction = model.decode_raw(posterior.sample(noise), video.shape[2])
 
-        l1 = (reconstruction - video).abs().mean(dim=(1, 2, 3, 4))
-        numbers = {"l1": l1, "psnr": psnr_per_sample(reconstruction, video)}
-        loss = l1
+        error = reconstruction - video
+        loss = (error.abs() if self.reconstruction == "l1" else error.square()).mean(dim=(1, 2, 3, 4))
+        numbers = {self.reconstruction: loss, "psnr": psnr_per_sample(reconstruction, video)}
+        if self.perceptual_weight:
+            numbers["perceptual"] = perceptual_per_sample(reconstruction, video)
+            loss = loss + self.perceptual_weight * numbers["perceptual"]
         if self.kl_weight:
             numbers["kl"] = posterior.kl().flatten(1).mean(dim=1)  # per element
             loss = loss + self.kl_weight * numbers["kl"]
@@ -46,6 +55,19 @@ def posterior_noise(group: Group, like: Tensor) -> Tensor:
     """Gaussian noise [B, C, T, H, W] from each sample's own key: the same on any number of workers."""
     noise = [torch.from_numpy(s.key("posterior").normal(tuple(like.shape[1:]))) for s in group.samples]
     return torch.stack(noise).to(like)
+
+
+def perceptual_per_sample(reconstruction: Tensor, video: Tensor) -> Tensor:
+    """Perceptual distance of each sample's frames [B, 3, T, H, W], averaged over its frames: [B]."""
+    frames, originals = (x.transpose(1, 2).flatten(0, 1) for x in (reconstruction, video))  # [B*T, 3, H, W]
+    return _perceptual(video.device)(frames, originals).unflatten(0, (len(video), -1)).mean(dim=1)
+
+
+@cache
+def _perceptual(device: torch.device) -> nn.Module:
+    from models.perceptual import PerceptualDistance  # its weights come in a package that not every machine has
+
+    return PerceptualDistance().to(device).requires_grad_(False)
 
 
 def outlier_per_sample(z: Tensor, scale: float) -> Tensor:

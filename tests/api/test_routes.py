@@ -1,0 +1,155 @@
+"""Every route on a real snapshot: it answers, it is described, and its errors have one shape."""
+
+from typing import Any
+
+import pytest
+from fastapi.testclient import TestClient
+
+DATASET = "/v1/datasets/demo"
+
+
+def problem_of(response: Any, status: int) -> dict[str, Any]:
+    """The body, after checking that it is a problem and nothing more."""
+    assert response.status_code == status, response.text
+    assert response.headers["content-type"] == "application/problem+json"
+    body = response.json()
+    assert body["status"] == status and body["type"] and body["title"] and body["detail"] and body["instance"]
+    assert set(body) <= {"type", "title", "status", "detail", "instance", "errors"}
+    assert "Traceback" not in response.text
+    return body
+
+
+def test_every_route_answers(client: TestClient, clips: list[dict[str, Any]]) -> None:
+    """A route that is not in this table, or a line without its route, fails."""
+    clip = f"/v1/clips/{clips[0]['clip_id']}"
+    asked = {
+        "/v1/health": "/v1/health",
+        "/v1/jobs": "/v1/jobs",
+        "/v1/jobs/{job_id}": None,  # these three: test_jobs.py
+        "/v1/jobs/{job_id}/cancel": None,
+        "/v1/jobs/{job_id}/events": None,
+        "/v1/datasets": "/v1/datasets",
+        "/v1/datasets/{name}/snapshots": f"{DATASET}/snapshots",
+        "/v1/datasets/{name}/rows": f"{DATASET}/rows?table=videos",
+        "/v1/datasets/{name}/files": f"{DATASET}/files",
+        "/v1/datasets/{name}/recipe": f"{DATASET}/recipe",
+        "/v1/datasets/{name}/funnel": f"{DATASET}/funnel",
+        "/v1/datasets/{name}/histograms": f"{DATASET}/histograms",
+        "/v1/datasets/{name}/whatif": f"{DATASET}/whatif?visual.sharpness=1000",
+        "/v1/datasets/{name}/scores": f"{DATASET}/scores",
+        "/v1/clips/{clip_id}": clip,
+        "/v1/clips/{clip_id}/preview.mp4": f"{clip}/preview.mp4",
+        "/v1/clips/{clip_id}/poster.webp": f"{clip}/poster.webp",
+    }
+    assert set(client.get("/v1/openapi.json").json()["paths"]) == set(asked)
+    for path in filter(None, asked.values()):
+        assert client.get(path).status_code == 200, path
+
+
+def test_the_dashboard_needs_nothing_from_elsewhere(client: TestClient) -> None:
+    page = client.get("/")
+    assert page.headers["content-type"].startswith("text/html")
+    assert "://" not in page.text
+    for name in ("app.js", "charts.js", "clips.js", "dom.js", "jobs.js", "model.js", "style.css", "favicon.svg"):
+        found = client.get(f"/dashboard/{name}")
+        assert found.status_code == 200, name
+        assert "innerHTML" not in found.text and "@import" not in found.text, name
+        assert "http" not in found.text.replace("http://www.w3.org/2000/svg", ""), name
+
+
+def test_datasets_and_snapshots_say_what_was_committed(client: TestClient) -> None:
+    (found,) = client.get("/v1/datasets").json()
+    assert (found["name"], found["snapshots"], found["newest"]["number"]) == ("demo", 1, 1)
+    (snapshot,) = client.get(f"{DATASET}/snapshots").json()
+    assert snapshot == found["newest"]
+    counts = snapshot["counts"]
+    for kind in ("videos", "clips"):
+        assert counts[f"{kind}_in"] == sum(counts[f"{kind}_{f}"] for f in ("kept", "rejected", "duplicate", "quarantined"))
+
+
+def test_the_funnel_ends_with_what_is_kept(client: TestClient, clips: list[dict[str, Any]]) -> None:
+    funnel = client.get(f"{DATASET}/funnel").json()
+    entered = funnel["clips"]["in"]
+    assert entered == len(clips) > 0
+    for step in funnel["steps"]:
+        assert (step["entered"], step["left"]) == (entered, entered - step["rejected"])
+        entered = step["left"]
+    assert entered == funnel["clips"]["kept"] == sum(clip["fate"] == "kept" for clip in clips)
+    assert 0 < funnel["kept_seconds"] <= funnel["clip_seconds"]
+
+
+def test_a_clip_tells_its_story(client: TestClient, clips: list[dict[str, Any]]) -> None:
+    rejected = next(clip for clip in clips if clip["fate"] == "rejected")
+    told = client.get(f"/v1/clips/{rejected['clip_id']}").json()
+    assert told["clip"]["rule"] == rejected["rule"]
+    assert any(rejected["rule"] in sentence and rejected["reason"] in sentence for sentence in told["sentences"])
+    assert {rule["rule"] for rule in told["rules"] if rule["passed"] is False} >= {
+        rule for rule in rejected["failed_rules"] if not rule.startswith("content.")
+    }
+    assert client.get(told["poster"]).headers["content-type"] == "image/webp"
+
+
+def test_files_are_exactly_the_snapshots_parquet(client: TestClient, demo_snapshot: str) -> None:
+    import pyarrow.parquet as pq
+
+    from curation.clips import open_snapshot
+
+    files = client.get(f"{DATASET}/files").json()["files"]
+    assert set(files) == {"videos", "clips", "embeddings", "captions", "decisions"}
+    clips = open_snapshot(demo_snapshot).table("clips")
+    assert sum(pq.read_metadata(path).num_rows for path in files["clips"]) == clips.num_rows
+
+
+def test_a_snapshot_is_cached_by_its_number(client: TestClient) -> None:
+    for path in ("rows", "funnel", "histograms", "whatif", "scores", "files"):
+        first = client.get(f"{DATASET}/{path}?snapshot=1")
+        tag = first.headers["etag"]
+        assert tag.startswith('"demo@1')
+        again = client.get(f"{DATASET}/{path}?snapshot=1", headers={"if-none-match": tag})
+        assert (again.status_code, again.content) == (304, b"")
+
+
+@pytest.mark.parametrize(
+    ("path", "status", "says"),
+    [
+        ("/v1/nothing", 404, "openapi.json"),
+        ("/v1/datasets/nothing/rows", 404, "/v1/datasets"),
+        ("/v1/datasets/nothing/snapshots", 404, "/v1/datasets"),
+        (f"{DATASET}/rows?snapshot=77", 404, "/snapshots"),
+        (f"{DATASET}/rows?snapshot=-1", 422, "snapshot"),
+        (f"{DATASET}/rows?snapshot=99999999999999999999", 422, "snapshot"),
+        (f"{DATASET}/rows?table=catalog", 422, "table"),
+        (f"{DATASET}/rows?limit=0", 422, "limit"),
+        (f"{DATASET}/rows?limit=1001", 422, "1000"),
+        (f"{DATASET}/rows?order=reason", 422, "not a number"),
+        (f"{DATASET}/rows?table=clips&order=sharpness;drop", 422, "not a number"),
+        (f"{DATASET}/rows?table=videos&kind=clip", 422, "no column"),
+        (f"{DATASET}/whatif?visual.nothing=3", 422, "visual.sharpness"),
+        (f"{DATASET}/whatif?visual.sharpness=nan", 422, "finite"),
+        (f"{DATASET}/whatif?visual.sharpness=", 422, "finite"),
+        (f"/v1/clips/{'0' * 32}", 404, "rows?table=clips"),
+        ("/v1/clips/XYZ", 422, "clip_id"),
+        (f"/v1/clips/{'0' * 32}?dataset=nothing", 404, "nothing"),
+        ("/v1/jobs/nothing", 404, "/v1/jobs"),
+        ("/v1/jobs?state=happy", 422, "queued"),
+        ("/v1/jobs?limit=100000", 422, "limit"),
+    ],
+)
+def test_errors_have_one_shape_and_say_where_to_look(client: TestClient, path: str, status: int, says: str) -> None:
+    body = problem_of(client.get(path), status)
+    assert says in body["detail"]
+    assert body["instance"] == path.partition("?")[0]
+
+
+def test_another_method_is_refused(client: TestClient) -> None:
+    response = client.delete("/v1/datasets")
+    problem_of(response, 405)
+    assert "GET" in response.headers["allow"]
+
+
+def test_an_empty_lake_is_no_error(make_settings: Any, open_service: Any) -> None:
+    with open_service(make_settings()) as empty:
+        assert empty.get("/v1/datasets").json() == []
+        assert empty.get("/").status_code == 200
+        body = problem_of(empty.get("/v1/datasets/demo/funnel"), 404)
+        assert "POST /v1/jobs" in body["detail"]

@@ -1,0 +1,83 @@
+"""`cinemill serve` as people run it: a process on loopback, a real job, its events, and its clip in ranges."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[2]
+BEE = ROOT / "samples" / "bee_720p.mp4"
+
+
+@contextmanager
+def served(data: Path, *more: str, **environment: str) -> Iterator[str]:
+    """The URL of a service in a process of its own; it must end by Ctrl-C, cleanly."""
+    child = subprocess.Popen(
+        [sys.executable, "-m", "api.cli", "serve", "--data", str(data), "--port", "0", *more],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT, env={**os.environ, **environment},
+    )  # fmt: skip
+    try:
+        assert child.stdout is not None
+        line = child.stdout.readline()
+        assert " on http://127.0.0.1:" in line, line + (child.stderr.read() if child.stderr else "")
+        yield line.split(" on ")[1].split()[0].rstrip("/")
+        child.send_signal(signal.SIGINT)
+        said = child.communicate(timeout=30)[1]
+        assert (child.returncode, said) == (0, "")
+    finally:
+        child.kill()
+        child.wait()
+
+
+def ask(url: str, body: dict[str, Any] | None = None, **headers: str) -> tuple[int, bytes]:
+    data = None if body is None else json.dumps(body).encode()
+    typed = {"content-type": "application/json"} | headers
+    try:
+        with urllib.request.urlopen(urllib.request.Request(url, data, typed), timeout=120) as response:
+            return response.status, response.read()
+    except urllib.error.HTTPError as error:
+        return error.code, error.read()
+
+
+def test_a_real_job_from_submit_to_playing_its_clip(tmp_path: Path) -> None:
+    with served(tmp_path / "lake", CINEMILL_ROOTS=str(BEE.parent)) as url:
+        assert ask(f"{url}/v1/jobs", {"sources": ["/etc/passwd"]})[0] == 403
+        status, body = ask(f"{url}/v1/jobs", {"sources": [str(BEE)]}, **{"idempotency-key": "once"})
+        job = json.loads(body)
+        assert status == 201
+        assert ask(f"{url}/v1/jobs", {"sources": [str(BEE)]}, **{"idempotency-key": "once"})[0] == 200
+        stream = ask(f"{url}/v1/jobs/{job['id']}/events")[1].decode()  # ends when the job does
+        done = json.loads(ask(f"{url}/v1/jobs/{job['id']}")[1])
+        assert (done["state"], done["snapshot"]) == ("succeeded", 1), done
+        stages = [json.loads(line[6:]).get("stage") for line in stream.splitlines() if line.startswith("data: ")]
+        assert [stage for stage in dict.fromkeys(stages) if stage] == ["identify", "measure", "decide", "commit"]
+        funnel = json.loads(ask(f"{url}/v1/datasets/demo/funnel")[1])
+        assert funnel["videos"]["in"] == 1 and funnel["clips"]["in"] >= 1
+        rows = json.loads(ask(f"{url}/v1/datasets/demo/rows?table=clips")[1])["rows"]
+        preview = f"{url}/v1/clips/{rows[0]['clip_id']}/preview.mp4"
+        status, start = ask(preview, range="bytes=0-99")
+        assert (status, len(start), start[4:8]) == (206, 100, b"ftyp")
+
+
+def test_wrong_calls_are_one_line_and_exit_2(tmp_path: Path) -> None:
+    import socket
+
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        for arguments, says in (
+            (["--port", str(taken.getsockname()[1])], "--port 0 takes a free port"),
+            (["--host", "192.0.2.1", "--port", "0"], "cannot listen on 192.0.2.1"),
+        ):
+            command = [sys.executable, "-m", "api.cli", "serve", "--data", str(tmp_path), *arguments]
+            ended = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=120, check=False)
+            assert ended.returncode == 2 and says in ended.stderr and "Traceback" not in ended.stderr
+            assert ended.stdout == ""
+            assert ("no login" in ended.stderr) is ("--host" in arguments), "warns when not on loopback"
