@@ -25,7 +25,8 @@ ROUTERS = (health.router, jobs.router, datasets.router, statistics.router, clips
 
 
 def create_app(settings: Settings) -> FastAPI:
-    """The service over one lake. Jobs are supervised while the application runs."""
+    """The service over one lake. Jobs are supervised while the application runs. Raises WrongCall for a lake it cannot open."""
+    lake = Lake(settings.data, settings.catalog)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -33,7 +34,7 @@ def create_app(settings: Settings) -> FastAPI:
         runner = Runner(store, choose_executor(settings), settings)
         previews = PreviewMaker(settings)
         app.state.service = Service(
-            settings=settings, store=store, runner=runner, lake=Lake(settings.data, settings.catalog),
+            settings=settings, store=store, runner=runner, lake=lake,
             tables=TableCache(settings.table_cache_bytes), previews=previews,
             streams=BoundedSemaphore(settings.max_streams),
         )  # fmt: skip

@@ -51,8 +51,8 @@ class Executor(Protocol):
 class LocalExecutor:
     """Child processes in sessions of their own: they outlive the service, and are found again by process id and start time."""
 
-    name = "local"
-    options = ()
+    name: str = "local"
+    options: tuple[str, ...] = ()
 
     def __init__(self, settings: Settings):
         self.command = settings.job_command
@@ -115,8 +115,8 @@ class LocalExecutor:
 class RayExecutor:
     """Jobs of a Ray cluster, by its dashboard's address. The submission id is ours, so a retried submit cannot run twice."""
 
-    name = "ray"
-    options = ("--address", "auto")
+    name: str = "ray"
+    options: tuple[str, ...] = ("--address", "auto")
 
     def __init__(self, settings: Settings):
         assert settings.ray_address is not None

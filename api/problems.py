@@ -9,6 +9,8 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
+from curation.clips.errors import WrongCall
+
 log = logging.getLogger(__name__)
 
 
@@ -65,6 +67,10 @@ def _invalid(request: Request, error: Exception) -> JSONResponse:
     return problem(422, detail, request.url.path, errors)
 
 
+def _unusable(request: Request, error: Exception) -> JSONResponse:
+    return problem(409, str(error), request.url.path)
+
+
 def _crashed(request: Request, error: Exception) -> JSONResponse:
     log.error("%s %s failed", request.method, request.url.path, exc_info=error)
     return problem(500, "the service failed to answer this; its log says why", request.url.path)
@@ -74,4 +80,5 @@ def install(app: FastAPI) -> None:
     """Make every error of `app`, foreseen or not, a problem; what went wrong inside stays in the log."""
     app.add_exception_handler(HTTPException, _refused)
     app.add_exception_handler(RequestValidationError, _invalid)
+    app.add_exception_handler(WrongCall, _unusable)  # a lake or a recipe of another version
     app.add_exception_handler(Exception, _crashed)

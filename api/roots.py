@@ -6,6 +6,7 @@ import pyarrow.csv
 import pyarrow.parquet
 
 LISTS = {".csv", ".parquet"}
+MAX_LIST_BYTES = 256 << 20  # every line of a list is checked while the caller waits
 
 
 class OutsideRoots(ValueError):
@@ -36,6 +37,8 @@ def allowed_source(source: str, roots: tuple[str, ...]) -> str:
 
 def listed_uris(path: Path) -> list[str]:
     """The `uri` column of a list of sources. Raises ValueError if the file is no such list."""
+    if path.stat().st_size > MAX_LIST_BYTES:
+        raise ValueError(f"{path.name} has more than {MAX_LIST_BYTES >> 20} MiB; split it, or use the command line")
     try:
         if path.suffix.lower() == ".csv":
             table = pyarrow.csv.read_csv(path)

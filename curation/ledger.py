@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from curation.clips.manifest import Snapshot
-from curation.recipes import Recipe
+from curation.recipes import parse_recipe
 
 FATES = ("kept", "rejected", "duplicate", "quarantined")
 
@@ -54,7 +54,7 @@ def counts(snapshot: Snapshot) -> dict[str, dict[str, int]]:
 
 def funnel(snapshot: Snapshot) -> list[FunnelStep]:
     """What each rule of the snapshot's recipe took, in recipe order, from the decisions alone."""
-    recipe = Recipe.model_validate(snapshot.commit.recipe)
+    recipe = parse_recipe(snapshot.commit.recipe, f"the recipe of {snapshot.name}")
     rules: list[tuple[str, str | None, str | None, float | None]] = [
         (rule.name, rule.signal, rule.comparison, rule.threshold) for rule in recipe.all_rules
     ]

@@ -16,6 +16,7 @@ from training.data.plan import Plan
 from training.evaluation.reconstruction import evaluate_rows
 from training.loop import Training, run_loop
 from training.metrics import MetricsLog
+from training.objectives.adversarial import AdversarialObjective
 from training.recipes import recipe_hash
 from training.runs import Run, check_plan, described, loop_config, open_log, split_rows
 from training.world import World
@@ -32,7 +33,10 @@ def train_autoencoder(run: Run, world: World) -> bool:
     narrow_posterior(model, recipe.initial_logvar)
     checkpoint = newest(run.out)
     check_plan(checkpoint, plan)
-    training = Training.start(model.to(world.device), recipe.optimizer, checkpoint)
+    critic = None
+    if recipe.adversarial:
+        critic = AdversarialObjective(recipe.objective, recipe.adversarial, world.device)
+    training = Training.start(model.to(world.device), recipe.optimizer, checkpoint, critic)
     log = open_log(run, world, plan, len(validation), training)
     loader = Loader(
         plan,
@@ -45,7 +49,7 @@ def train_autoencoder(run: Run, world: World) -> bool:
     )
     done = run_loop(
         training,
-        recipe.objective,
+        critic or recipe.objective,
         loader,
         loop_config(recipe),
         out=run.out,

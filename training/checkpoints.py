@@ -5,7 +5,7 @@ import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -13,6 +13,13 @@ from torch import nn
 
 from models.weights import save_model
 from training.optim import MovingAverage
+
+
+class Stateful(Protocol):
+    """What trains beside the model, see training.loop.Companion."""
+
+    def state_dict(self) -> dict[str, Any]: ...
+    def load_state_dict(self, state: dict[str, Any]) -> None: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +57,7 @@ def save_checkpoint(
     model: nn.Module,
     average: MovingAverage,
     optimizer: torch.optim.Optimizer,
+    companion: Stateful | None = None,
     state: dict[str, Any],
     keep: int = 3,
     extra: dict[str, Any] | None = None,
@@ -66,6 +74,8 @@ def save_checkpoint(
     save_model(partial, model, **(extra or {}))
     save_file(average.values, partial / "ema.safetensors")
     torch.save(optimizer.state_dict(), partial / "optimizer.pt")
+    if companion is not None:
+        torch.save(companion.state_dict(), partial / "companion.pt")
     (partial / "state.json").write_text(json.dumps(state | {"step": step, "ema_updates": average.updates}, indent=1))
     sizes = {path.name: path.stat().st_size for path in sorted(partial.iterdir())}
     for path in partial.iterdir():
@@ -80,13 +90,20 @@ def save_checkpoint(
 
 
 def load_checkpoint(
-    checkpoint: Checkpoint, *, model: nn.Module, average: MovingAverage, optimizer: torch.optim.Optimizer
+    checkpoint: Checkpoint,
+    *,
+    model: nn.Module,
+    average: MovingAverage,
+    optimizer: torch.optim.Optimizer,
+    companion: Stateful | None = None,
 ) -> dict[str, Any]:
-    """Restore weights, moving average and optimizer in place; returns the state the run wrote."""
+    """Restore weights, moving average, optimizer and companion in place; returns the state the run wrote."""
     model.load_state_dict(load_file(checkpoint.path / "model.safetensors"))
     average.values = load_file(checkpoint.path / "ema.safetensors")
     average.updates = checkpoint.state["ema_updates"]
     optimizer.load_state_dict(torch.load(checkpoint.path / "optimizer.pt", weights_only=True))
+    if companion is not None:
+        companion.load_state_dict(torch.load(checkpoint.path / "companion.pt", weights_only=True))
     return checkpoint.state
 
 

@@ -32,6 +32,15 @@ class Objective(Protocol):
         ...
 
 
+class Companion(Protocol):
+    """An objective that trains something of its own beside the model, such as a critic."""
+
+    def begin_step(self, step: int) -> None: ...
+    def finish_step(self, world: World) -> dict[str, float]: ...
+    def state_dict(self) -> dict[str, Any]: ...
+    def load_state_dict(self, state: dict[str, Any]) -> None: ...
+
+
 class Batches(Protocol):
     """Where groups come from."""
 
@@ -66,17 +75,23 @@ class Training:
     model: nn.Module
     optimizer: torch.optim.Optimizer
     average: MovingAverage
+    companion: Companion | None = None
     step: int = 0  # steps done
     unreadable: set[str] = field(default_factory=set)
 
     @classmethod
-    def start(cls, model: nn.Module, config: OptimizerConfig, checkpoint: Checkpoint | None = None) -> "Training":
+    def start(
+        cls,
+        model: nn.Module,
+        config: OptimizerConfig,
+        checkpoint: Checkpoint | None = None,
+        companion: Companion | None = None,
+    ) -> "Training":
         """Fresh, or exactly where `checkpoint` left off."""
-        training = cls(
-            model=model, optimizer=build_optimizer(model, config), average=MovingAverage(model, config.ema_decay)
-        )
+        optimizer, average = build_optimizer(model, config), MovingAverage(model, config.ema_decay)
+        training = cls(model=model, optimizer=optimizer, average=average, companion=companion)
         if checkpoint:
-            state = load_checkpoint(checkpoint, model=model, average=training.average, optimizer=training.optimizer)
+            state = load_checkpoint(checkpoint, model=model, average=average, optimizer=optimizer, companion=companion)
             training.step, training.unreadable = checkpoint.step, set(state["unreadable"])
         return training
 
@@ -137,6 +152,8 @@ def train_step(
     for group in training.optimizer.param_groups:
         group["lr"] = rate
     training.optimizer.zero_grad(set_to_none=True)
+    if training.companion:
+        training.companion.begin_step(step)
     sums = accumulate(training.model, objective, groups, world, autocast=config.autocast)
     count = sums.pop("count")
     if count == 0:  # every row of the batch failed to decode: nothing to learn, nothing to divide by
@@ -150,6 +167,8 @@ def train_step(
     training.optimizer.step()
     training.average.update(training.model)
     means = {name: value / count for name, value in sums.items()}
+    if training.companion:
+        means |= training.companion.finish_step(world)
     return means | {"gradient_norm": float(norm), "learning_rate": rate, "samples": count}
 
 
@@ -205,6 +224,7 @@ def _save(
             model=training.model,
             average=training.average,
             optimizer=training.optimizer,
+            companion=training.companion,
             state=state | {"unreadable": sorted(training.unreadable)},
             keep=config.keep_checkpoints,
             extra=extra,

@@ -19,6 +19,7 @@ from models.video.transformer import SIZES as TRANSFORMER_SIZES
 from models.video.transformer import TransformerConfig
 from training.data.buckets import BucketTable, demo_buckets, paper_buckets
 from training.data.plan import BatchSize
+from training.objectives.adversarial import AdversarialConfig
 from training.objectives.autoencoder import AutoencoderObjective
 from training.optim import OptimizerConfig
 
@@ -40,6 +41,7 @@ class TAERecipe:
     keep_checkpoints: int = 3
     micro_batch: int | None = None  # samples computed at once on a worker; None: all of a shape
     seed: int = 0
+    adversarial: AdversarialConfig | None = None  # no critic
     initial_logvar: float = -6.0  # of the posterior
     fps_tag: bool = False  # the autoencoder reads no captions
     autocast: bool = False
@@ -237,9 +239,11 @@ def _build(cls: type, values: Any, base: Any, where: str) -> Any:
 def _value(hint: Any, value: Any, base: Any, where: str) -> Any:
     from pydantic import TypeAdapter, ValidationError
 
+    arguments = typing.get_args(hint)
+    if value is not None and type(None) in arguments:  # `X | None` of something is X
+        hint = next(argument for argument in arguments if argument is not type(None))
     if is_dataclass(hint):
         return _build(typing.cast(type, hint), value, base, where)
-    arguments = typing.get_args(hint)
     if typing.get_origin(hint) is tuple and is_dataclass(arguments[0]) and isinstance(value, list | tuple):
         item = typing.cast(type, arguments[0])
         return tuple(_build(item, entry, None, f"{where}[{number}]") for number, entry in enumerate(value))

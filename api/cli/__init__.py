@@ -65,7 +65,8 @@ def main(arguments: list[str] | None = None) -> int:
         TyperException
     ) as error:  # a wrong word; a group without a command has printed its help and says nothing more
         message = error.format_message()
-        where = f"; see `{error.ctx.command_path} --help`" if getattr(error, "ctx", None) else ""
+        context = getattr(error, "ctx", None)
+        where = f"; see `{context.command_path} --help`" if context else ""
         return _say(f"{message}{where}", 2) if message else 2
     except WrongCall as error:
         return _say(str(error), 2)

@@ -1,9 +1,11 @@
 """`cinemill serve`: the service on this machine."""
 
 import contextlib
+import fcntl
 import socket
 import sys
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, TextIO
 
 import typer
 
@@ -41,13 +43,33 @@ def serve_command(
             "read the lake and start jobs. Names it is called by must be in CINEMILL_ALLOWED_HOSTS.",
             file=sys.stderr,
         )
+    service = create_app(settings)
+    lock = _claim(settings.state_folder)
     listening = _listen(settings.host, settings.port)
     shown = f"[{settings.host}]" if ":" in settings.host else settings.host
     url = f"http://{shown}:{listening.getsockname()[1]}/"
     print(f"Cinemill serves {settings.data} on {url} (Ctrl-C stops it; running jobs go on)", flush=True)
-    config = uvicorn.Config(create_app(settings), log_level="warning", server_header=False, timeout_graceful_shutdown=2)
+    config = uvicorn.Config(service, log_level="warning", server_header=False, timeout_graceful_shutdown=2)
     with contextlib.suppress(KeyboardInterrupt):  # how a service ends; uvicorn has put everything away by then
         uvicorn.Server(config).run(sockets=[listening])
+    lock.close()
+
+
+def _claim(folder: Path) -> TextIO:
+    """Hold the state folder: two services would supervise the same jobs. Raises WrongCall where it cannot be had."""
+    from curation.clips import WrongCall
+
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = (folder / "service.lock").open("w")
+    except OSError as error:
+        raise WrongCall(f"cannot write to {folder}: {error.strerror}; CINEMILL_STATE_DIR names another folder") from None
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        lock.close()
+        raise WrongCall(f"another service runs on {folder}; stop it, or name another CINEMILL_STATE_DIR") from None
+    return lock
 
 
 def _listen(host: str, port: int) -> socket.socket:

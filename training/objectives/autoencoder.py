@@ -30,6 +30,11 @@ class AutoencoderObjective:
 
     def __call__(self, model: nn.Module, group: Group) -> tuple[Tensor, dict[str, Tensor]]:
         """Losses [B] of pixels [B, 3, T', H', W'], and their parts."""
+        loss, numbers, _ = self.reconstruct(model, group)
+        return loss, numbers
+
+    def reconstruct(self, model: nn.Module, group: Group) -> tuple[Tensor, dict[str, Tensor], Tensor]:
+        """The same, and the reconstruction [B, 3, T', H', W']."""
         assert isinstance(model, TAE)
         video = group.data
         posterior = model.encode_posterior(video)
@@ -48,7 +53,7 @@ class AutoencoderObjective:
         if self.outlier_weight:
             numbers["outlier"] = outlier_per_sample(posterior.mean, self.outlier_scale)
             loss = loss + mean_outlier_weight(self.outlier_weight, *video.shape[3:]) * numbers["outlier"]
-        return loss, numbers
+        return loss, numbers, reconstruction
 
 
 def posterior_noise(group: Group, like: Tensor) -> Tensor:
