@@ -82,6 +82,7 @@ def test_the_demo_in_small_end_to_end(settings: DemoSettings) -> None:
     assert frames.shape == (demo.made.frames, demo.made.height, demo.made.width, 3) and frames.dtype == np.uint8
     assert frames.std() > 0
     assert demo.made.prompt == default_prompt(demo.snapshot)
+    print(demo.timings)
     assert set(demo.timings) == set(STAGES) and all(seconds > 0 for seconds in demo.timings.values())
 
     html = (settings.out / "report.html").read_text()

@@ -23,13 +23,13 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch loads; see t
 MINUTES, MEMORY_GIB, DISK_GIB = 6, 6.0, 0.5  # on two cores
 PLAN = """Cinemill demo: real clips in, a generated clip out.
 
-  1  curate                  {samples} -> {out}/lake     shots, filters, copies, captions; every clip gets its reason
-  2  train the autoencoder   -> {out}/tae      video to latents and back
-  3  train the transformer   -> {out}/video    latents from noise and words
-  4  generate a clip         -> {out}/generated.mp4
-  5  write the report        -> {out}/report.html
+  1  curate                 {samples} -> {out}/lake: shots, filters, copies, captions; every clip gets its reason
+  2  train the autoencoder  -> {out}/tae: video to latents and back
+  3  train the transformer  -> {out}/video: latents from noise and words
+  4  generate a clip        -> {out}/generated.mp4
+  5  write the report       -> {out}/report.html
 
-About {minutes} minutes on 2 cores without a GPU, {memory:.0f} GiB of memory, {disk:.1f} GiB of disk; nothing leaves this machine.
+About {minutes} minutes on 2 cores without a GPU, {memory:.0f} GiB of memory, {disk:.1f} GiB of disk. Nothing leaves this machine.
 Here: {here}.
 Ctrl-C stops it; the same command goes on where it was, and reuses what is there.
 """
