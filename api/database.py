@@ -105,7 +105,9 @@ class JobStore:
             with self._session() as session:
                 known = session.scalars(select(Job).where(Job.idempotency_key == key)).one()
             if (known.kind, known.request) != (kind, text):
-                raise SpecConflict(f"this Idempotency-Key belongs to job {known.id}, which asked for something else") from None
+                raise SpecConflict(
+                    f"this Idempotency-Key belongs to job {known.id}, which asked for something else"
+                ) from None
             return known, False
         return job, True
 
@@ -142,7 +144,9 @@ class JobStore:
             session.add(_event(job_id, kind, data))
 
     def events(self, job_id: str, after: int = 0, limit: int = 500) -> list[JobEvent]:
-        asked = select(JobEvent).where(JobEvent.job_id == job_id, JobEvent.id > after).order_by(JobEvent.id).limit(limit)
+        asked = (
+            select(JobEvent).where(JobEvent.job_id == job_id, JobEvent.id > after).order_by(JobEvent.id).limit(limit)
+        )
         with self._session() as session:
             return list(session.scalars(asked))
 

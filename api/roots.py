@@ -54,4 +54,6 @@ def _below(uri: str, root: str) -> bool:
 
 
 def _refusal(source: str, roots: tuple[str, ...]) -> str:
-    return f"{source[:300]!r} is outside the folders this service may read: {', '.join(roots) or 'none'} (CINEMILL_ROOTS)"
+    return (
+        f"{source[:300]!r} is outside the folders this service may read: {', '.join(roots) or 'none'} (CINEMILL_ROOTS)"
+    )

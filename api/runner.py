@@ -74,7 +74,9 @@ class Runner:
         if not self.store.move(job.id, "running", only_from=("queued",), **started):
             return
         try:
-            handle, pid = self.executor.start(f"{job.id}-{attempts}", [*arguments(job, self.settings), *self.executor.options])
+            handle, pid = self.executor.start(
+                f"{job.id}-{attempts}", [*arguments(job, self.settings), *self.executor.options]
+            )
         except Exception as error:
             log.exception("job %s could not be started", job.id)
             self.store.move(job.id, "failed", only_from=ALIVE, error=f"it could not be started: {error}"[:1000])
@@ -96,7 +98,9 @@ class Runner:
     def _pass_progress(self, job: Job) -> None:
         lines, offset = self.executor.progress(_work_id(job), self.offsets.get(job.id, 0))
         self.offsets[job.id] = offset
-        newest = {str(line.get("stage", "")): line for line in lines}  # one event a stage and round, however fast it writes
+        newest = {
+            str(line.get("stage", "")): line for line in lines
+        }  # one event a stage and round, however fast it writes
         for line in newest.values():
             self.store.note(job.id, "progress", line, progress=json.dumps(line))
             if str(line.get("stage", "")).startswith("commit"):

@@ -82,5 +82,9 @@ def _ordered(table: pa.Table) -> pa.Table:
 
 def numeric_columns(table: pa.Table) -> list[str]:
     """Columns that can be compared with a threshold: integers and floats, not their identities."""
-    numbers = [field.name for field in table.schema if pa.types.is_floating(field.type) or pa.types.is_integer(field.type)]
-    return [name for name in numbers if not name.startswith(("start_", "end_", "time_base", "crop_", "cluster", "stream_"))]
+    numbers = [
+        field.name for field in table.schema if pa.types.is_floating(field.type) or pa.types.is_integer(field.type)
+    ]
+    return [
+        name for name in numbers if not name.startswith(("start_", "end_", "time_base", "crop_", "cluster", "stream_"))
+    ]

@@ -19,9 +19,9 @@ from training.world import World
 
 RAY_FOLDER = "ray"  # in the run's folder
 POLL_SECONDS = 0.5
-# OpenMP threads that wait by spinning starve each other on a shared machine: a step on two busy cores took 10 s, and
-# 0.45 s with this. It is read when torch loads, so it must be there when the worker starts.
-WORKER_ENVIRONMENT = {"OMP_WAIT_POLICY": "PASSIVE"}
+# How long an OpenMP thread spins before it sleeps; read when torch loads. Demo autoencoder, a step on two cores: 0.22 s with this,
+# 0.47 s without spinning (OMP_WAIT_POLICY=PASSIVE), and 10 s with the default on cores that others use too (LOG.md).
+WORKER_ENVIRONMENT = {"GOMP_SPINCOUNT": "5000"}
 STOP_SECONDS = 120.0  # how long an interrupted run may take to write its checkpoint
 
 

@@ -72,9 +72,7 @@ def tae_demo() -> TAERecipe:
     """About two minutes on two cores: 64 px, two seconds at 8 fps."""
     return TAERecipe(
         name="tae_demo",
-        model=replace(
-            TAE_SIZES["demo"], channels=24
-        ),  # 0.77 M parameters; 32 channels cost 1.4 times as much for 0.1 dB
+        model=replace(TAE_SIZES["demo"], channels=24),  # 0.77 M parameters; 32 cost 1.4 times as much for 0.1 dB
         objective=AutoencoderObjective(),
         optimizer=OptimizerConfig(
             learning_rate=1e-3, schedule="cosine", warmup_steps=20, final_share=0.05, ema_decay=0.99

@@ -18,7 +18,7 @@ from curation.clips.errors import WrongCall
 if TYPE_CHECKING:
     from api.demo import Demo, Step
 
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch loads; see training.cluster.WORKER_ENVIRONMENT
+os.environ.setdefault("GOMP_SPINCOUNT", "5000")  # before torch loads; see training.cluster.WORKER_ENVIRONMENT
 
 MINUTES, MEMORY_GIB, DISK_GIB = 6, 6.0, 0.5  # on two cores
 PLAN = """Cinemill demo: real clips in, a generated clip out.

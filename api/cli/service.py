@@ -63,7 +63,9 @@ def _claim(folder: Path) -> TextIO:
         folder.mkdir(parents=True, exist_ok=True)
         lock = (folder / "service.lock").open("w")
     except OSError as error:
-        raise WrongCall(f"cannot write to {folder}: {error.strerror}; CINEMILL_STATE_DIR names another folder") from None
+        raise WrongCall(
+            f"cannot write to {folder}: {error.strerror}; CINEMILL_STATE_DIR names another folder"
+        ) from None
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

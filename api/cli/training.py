@@ -20,7 +20,7 @@ from curation.clips.errors import WrongCall
 if TYPE_CHECKING:
     from training.cluster import Progress
 
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch loads; see training.cluster.WORKER_ENVIRONMENT
+os.environ.setdefault("GOMP_SPINCOUNT", "5000")  # before torch loads; see training.cluster.WORKER_ENVIRONMENT
 
 TRAIN_HELP = """Train a model on a snapshot of a manifest.
 

@@ -103,7 +103,12 @@ def read_rows(
     except BadPage as error:
         raise HTTPException(422, str(error)) from None
     return Rows(
-        dataset=found.dataset, snapshot=found.number, table=table, matching=page.matching, rows=page.rows, next=page.next
+        dataset=found.dataset,
+        snapshot=found.number,
+        table=table,
+        matching=page.matching,
+        rows=page.rows,
+        next=page.next,
     )
 
 

@@ -125,7 +125,9 @@ def cancel_job(job: JobDep, here: ServiceDep) -> JobView:
     return view(here.store.get(job.id) or job)
 
 
-@router.get("/{job_id}/events", response_class=StreamingResponse, responses={200: {"content": {"text/event-stream": {}}}})
+@router.get(
+    "/{job_id}/events", response_class=StreamingResponse, responses={200: {"content": {"text/event-stream": {}}}}
+)
 async def follow_job(
     job: JobDep, here: ServiceDep, last_event_id: Annotated[int | None, Header(ge=0, lt=2**62)] = None
 ) -> StreamingResponse:

@@ -67,7 +67,9 @@ def open_page(browser: Any, url: str, **context: Any) -> tuple[Any, list[str]]:
     """The page, and what its console complains of."""
     page = browser.new_context(viewport={"width": 1440, "height": 1100}, reduced_motion="reduce", **context).new_page()
     complaints: list[str] = []
-    page.on("console", lambda message: complaints.append(message.text) if message.type in ("error", "warning") else None)
+    page.on(
+        "console", lambda message: complaints.append(message.text) if message.type in ("error", "warning") else None
+    )
     page.on("pageerror", lambda error: complaints.append(str(error)))
     page.goto(url)
     page.wait_for_load_state("networkidle")
@@ -208,7 +210,9 @@ def test_with_nothing_curated_the_page_says_so_and_takes_a_job(browser: Any, mak
         page.locator(".pill.cancelled").wait_for()
 
 
-HOSTILE = "<img src=x onerror=window.ran=1><script>window.ran=1</script>javascript:window.ran=1 \u202e\"'`${window.ran=1}"
+HOSTILE = (
+    "<img src=x onerror=window.ran=1><script>window.ran=1</script>javascript:window.ran=1 \u202e\"'`${window.ran=1}"
+)
 
 
 def hostile_lake(out: Path) -> None:
@@ -219,8 +223,13 @@ def hostile_lake(out: Path) -> None:
     rows = {}
     for name, columns in (("videos", VIDEOS), ("clips", CLIPS), ("captions", CAPTIONS), ("decisions", DECISIONS)):
         schema = arrow_schema(columns)
-        row = {field.name: number.get(str(field.type), HOSTILE if str(field.type) == "string" else []) for field in schema}
-        rows[name] = (schema, row | {k: v for k, v in (("uri", uri), ("video_id", video), ("clip_id", clip)) if k in row})
+        row = {
+            field.name: number.get(str(field.type), HOSTILE if str(field.type) == "string" else []) for field in schema
+        }
+        rows[name] = (
+            schema,
+            row | {k: v for k, v in (("uri", uri), ("video_id", video), ("clip_id", clip)) if k in row},
+        )
     lake = Lake(str(out))
     lake.create()
     for name, (schema, row) in rows.items():

@@ -19,7 +19,9 @@ def is_problem(response: Any, *statuses: int) -> None:
     assert response.json()["status"] == response.status_code
 
 
-@pytest.mark.parametrize("host", ["evil.example", "127.0.0.1.evil.example", "", "localhost@evil.example", "[::1", "10.0.0.1:8000"])
+@pytest.mark.parametrize(
+    "host", ["evil.example", "127.0.0.1.evil.example", "", "localhost@evil.example", "[::1", "10.0.0.1:8000"]
+)
 def test_only_known_hosts_are_answered(client: TestClient, host: str) -> None:
     is_problem(client.get("/v1/datasets", headers={"host": host}), 421)
 
@@ -74,7 +76,10 @@ def test_bodies_are_bounded_and_must_be_json(client: TestClient, settings: Setti
     large = b'{"sources": ["' + b"x" * settings.max_body_bytes + b'"]}'
     json_type = {"content-type": "application/json"}
     is_problem(client.post("/v1/jobs", content=large, headers=json_type), 413)
-    is_problem(client.post("/v1/jobs", content=(large[i : i + 65536] for i in range(0, len(large), 65536)), headers=json_type), 413)
+    is_problem(
+        client.post("/v1/jobs", content=(large[i : i + 65536] for i in range(0, len(large), 65536)), headers=json_type),
+        413,
+    )
     is_problem(client.post("/v1/jobs", content=b"\xff\xfe{", headers=json_type), 400, 422)
     is_problem(client.post("/v1/jobs", content=b"[" * 100_000, headers=json_type), 400, 422)
     is_problem(client.post("/v1/jobs", content=b"", headers=json_type), 422)
@@ -102,7 +107,9 @@ def test_a_wrong_job_is_refused_by_field(client: TestClient, body: dict[str, Any
     assert response.json()["errors"]
 
 
-def test_a_recipe_that_does_not_exist_is_refused_with_a_hint(make_settings: Any, open_service: Any, footage: Path) -> None:
+def test_a_recipe_that_does_not_exist_is_refused_with_a_hint(
+    make_settings: Any, open_service: Any, footage: Path
+) -> None:
     with open_service(make_settings()) as client:
         response = client.post("/v1/jobs", json={"sources": [str(footage)], "recipe": "demmo"})
         is_problem(response, 422)
@@ -110,7 +117,9 @@ def test_a_recipe_that_does_not_exist_is_refused_with_a_hint(make_settings: Any,
         is_problem(client.post("/v1/jobs", json={"sources": [str(footage)], "recipe": "/etc/passwd"}), 403)
 
 
-def test_sources_outside_the_roots_are_refused(make_settings: Any, open_service: Any, footage: Path, tmp_path: Path) -> None:
+def test_sources_outside_the_roots_are_refused(
+    make_settings: Any, open_service: Any, footage: Path, tmp_path: Path
+) -> None:
     secret = tmp_path / "secret.mp4"
     secret.write_bytes(b"secret")
     (footage / "link.mp4").symlink_to(secret)

@@ -17,7 +17,9 @@ from api.database import JobStore, SpecConflict
 from api.jobs import LocalExecutor, process_start
 
 SLEEPS = "import time; time.sleep(60)"
-STUBBORN = "import signal, time; signal.signal(signal.SIGINT, signal.SIG_IGN); print('deaf', flush=True); time.sleep(60)"
+STUBBORN = (
+    "import signal, time; signal.signal(signal.SIGINT, signal.SIG_IGN); print('deaf', flush=True); time.sleep(60)"
+)
 OBEYS = """
 import signal, sys, time
 signal.signal(signal.SIGINT, lambda *_: sys.exit(130))
@@ -62,7 +64,9 @@ def events(client: TestClient, job_id: str, after: int | None = None) -> list[tu
     return found
 
 
-def test_a_job_runs_reports_and_succeeds_by_its_commit(make_settings: Any, open_service: Any, footage: Path, wait_for: Any) -> None:
+def test_a_job_runs_reports_and_succeeds_by_its_commit(
+    make_settings: Any, open_service: Any, footage: Path, wait_for: Any
+) -> None:
     with open_service(make_settings(REPORTS)) as client:
         job = submit(client, footage)
         done = wait_for(client, job["id"], "succeeded", "failed")
@@ -120,7 +124,9 @@ def test_one_runs_the_others_wait_in_order(make_settings: Any, open_service: Any
         assert client.post(f"/v1/jobs/{third}/cancel").status_code == 409
 
 
-def test_a_deaf_job_is_terminated_after_its_grace(make_settings: Any, open_service: Any, footage: Path, wait_for: Any) -> None:
+def test_a_deaf_job_is_terminated_after_its_grace(
+    make_settings: Any, open_service: Any, footage: Path, wait_for: Any
+) -> None:
     settings = make_settings(STUBBORN, cancel_grace_seconds=0.3)
     with open_service(settings) as client:
         job = wait_for(client, submit(client, footage)["id"], "running")
@@ -136,7 +142,9 @@ def test_a_deaf_job_is_terminated_after_its_grace(make_settings: Any, open_servi
         assert process_start(pid) == ""
 
 
-def test_running_work_is_adopted_after_a_restart(make_settings: Any, open_service: Any, footage: Path, wait_for: Any) -> None:
+def test_running_work_is_adopted_after_a_restart(
+    make_settings: Any, open_service: Any, footage: Path, wait_for: Any
+) -> None:
     settings = make_settings(OBEYS)
     with open_service(settings) as client:
         job_id = submit(client, footage)["id"]

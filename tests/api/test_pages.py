@@ -63,7 +63,8 @@ def cursor(text: str) -> str:
 
 
 @pytest.mark.parametrize(
-    "bent", ["x", "%00", "....", cursor("a:1"), cursor("nonsense"), cursor("a:-1"), cursor("a:" + "9" * 40), "é", "A" * 201]
+    "bent",
+    ["x", "%00", "....", cursor("a:1"), cursor("nonsense"), cursor("a:-1"), cursor("a:" + "9" * 40), "é", "A" * 201],
 )
 def test_a_bent_cursor_is_refused(client: TestClient, bent: str) -> None:
     response = client.get(ROWS, params={"after": bent})

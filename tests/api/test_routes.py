@@ -64,7 +64,9 @@ def test_datasets_and_snapshots_say_what_was_committed(client: TestClient) -> No
     assert snapshot == found["newest"]
     counts = snapshot["counts"]
     for kind in ("videos", "clips"):
-        assert counts[f"{kind}_in"] == sum(counts[f"{kind}_{f}"] for f in ("kept", "rejected", "duplicate", "quarantined"))
+        assert counts[f"{kind}_in"] == sum(
+            counts[f"{kind}_{f}"] for f in ("kept", "rejected", "duplicate", "quarantined")
+        )
 
 
 def test_the_funnel_ends_with_what_is_kept(client: TestClient, clips: list[dict[str, Any]]) -> None:
