@@ -25,7 +25,7 @@ CITY = str(SAMPLES / "city_night_timelapse_mpeg2.mpg")
         (["curate", "{tmp}/nowhere"], "no file or folder at"),
         (["curate", BEETLE, "--recipe", "dmo"], "did you mean demo?"),
         (["curate", BEETLE, "--out", "{file}"], "--out must name a folder"),
-        (["curate", BEETLE, "--limit", "many"], "'many' is not a valid"),
+        (["curate", BEETLE, "--limit", "many"], "Invalid value for '--limit'"),
         (["curate", BEETLE, "--limitt", "1"], "No such option"),
         (["manifest", "show", "--out", "{tmp}"], "is not a lake"),
         (["manifest", "show", "--out", "{lake}", "--dataset", "x"], "no data set 'x'"),
