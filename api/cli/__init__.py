@@ -86,7 +86,8 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _interrupted(words: list[str]) -> int:
-    return _say(f"interrupted; continue with: {shlex.join(['cinemill', *words])}", 130)
+    again = [*words, "--resume"] if words[:1] == ["train"] and "--resume" not in words else words
+    return _say(f"interrupted; continue with: {shlex.join(['cinemill', *again])}", 130)
 
 
 def _say(line: str, code: int) -> int:

@@ -62,7 +62,10 @@ class MiniLM:
     def _bert(self) -> Any:
         torchvision_shim.install()
         from transformers import BertModel
+        from transformers.utils import logging
 
+        logging.set_verbosity_error()  # it would list the pooling weights that we leave out
+        logging.disable_progress_bar()
         model = BertModel.from_pretrained(self.folder, local_files_only=True, add_pooling_layer=False)
         return model.eval().requires_grad_(False).to(self.device)
 
