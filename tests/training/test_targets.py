@@ -19,7 +19,7 @@ NAMED = ("bee_720p", "beetle_bw_360p", "toy_elf_480p", "flower_timelapse_540p_vp
 def tae_run(demo_snapshot, tmp_path_factory):
     torch.set_num_threads(2)
     out = tmp_path_factory.mktemp("tae") / "run"
-    assert train_here(prepare_run("tae", demo_snapshot, tae_demo(), out), World())
+    assert train_here(prepare_run("tae", demo_snapshot, replace(tae_demo(), steps=800), out), World())
     return out
 
 
