@@ -28,7 +28,7 @@ def tae_run(demo_snapshot, tmp_path_factory):
 def video_run(demo_snapshot, tae_run, tmp_path_factory):
     torch.set_num_threads(2)
     out = tmp_path_factory.mktemp("video") / "run"
-    assert train_here(prepare_run("video", demo_snapshot, video_demo(), out, tae=tae_run), World())
+    assert train_here(prepare_run("video", demo_snapshot, replace(video_demo(), steps=600), out, tae=tae_run), World())
     return out
 
 
