@@ -2,7 +2,6 @@
 
 import json
 import statistics
-from dataclasses import replace
 
 import pytest
 import torch
@@ -20,7 +19,7 @@ NAMED = ("bee_720p", "beetle_bw_360p", "toy_elf_480p", "flower_timelapse_540p_vp
 def tae_run(demo_snapshot, tmp_path_factory):
     torch.set_num_threads(2)
     out = tmp_path_factory.mktemp("tae") / "run"
-    assert train_here(prepare_run("tae", demo_snapshot, replace(tae_demo(), steps=800), out), World())
+    assert train_here(prepare_run("tae", demo_snapshot, tae_demo(), out), World())
     return out
 
 
@@ -28,7 +27,7 @@ def tae_run(demo_snapshot, tmp_path_factory):
 def video_run(demo_snapshot, tae_run, tmp_path_factory):
     torch.set_num_threads(2)
     out = tmp_path_factory.mktemp("video") / "run"
-    assert train_here(prepare_run("video", demo_snapshot, replace(video_demo(), steps=600), out, tae=tae_run), World())
+    assert train_here(prepare_run("video", demo_snapshot, video_demo(), out, tae=tae_run), World())
     return out
 
 
