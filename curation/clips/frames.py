@@ -56,6 +56,7 @@ class VideoFacts:
     rotation: int  # degrees counter-clockwise that a player turns the coded picture
     sample_aspect_ratio: Fraction
     claimed_seconds: float | None
+    fps: float  # what the container says, 25 if it says nothing
     has_audio: bool
 
 
@@ -179,6 +180,10 @@ def _turns(frame: Any) -> int:
 
 
 def _facts(container: Any, stream: Any, frame: Any) -> VideoFacts:
+    if frame.width * frame.height > MAX_PIXELS:
+        raise UnreadableVideo(
+            "too_large", f"its pictures have {frame.width}x{frame.height} pixels; {MAX_PIXELS:,} is the most"
+        )
     rotation = _turns(frame)
     ratio = stream.sample_aspect_ratio or stream.codec_context.sample_aspect_ratio or Fraction(1)
     ratio = ratio if ratio > 0 else Fraction(1)
@@ -199,6 +204,7 @@ def _facts(container: Any, stream: Any, frame: Any) -> VideoFacts:
         rotation=rotation,
         sample_aspect_ratio=ratio,
         claimed_seconds=None if claimed is None else float(claimed),
+        fps=float(stream.average_rate or stream.guessed_rate or 25),
         has_audio=bool(container.streams.audio),
     )
 
@@ -210,6 +216,27 @@ def probe(path: str) -> VideoFacts:
         for _, frame in _decoded(container, stream):
             return _facts(container, stream, frame)
     raise UnreadableVideo("nothing_decodes", f"not one frame of its {stream.codec_context.name} stream decodes")
+
+
+def packet_seconds(path: str) -> float | None:
+    """The span of the video stream's packets in seconds, nothing decoded: at least what is presented.
+
+    None for fewer than two packets. Raises `UnreadableVideo`.
+    """
+    with _open(path) as container:
+        stream = _stream(container)
+        first, last, packets = None, None, 0
+        try:
+            for packet in container.demux(stream):
+                stamp = packet.dts if packet.pts is None else packet.pts
+                if stamp is not None:
+                    first = stamp if first is None else min(first, stamp)
+                    packets += 1
+                    end = stamp + int(packet.duration or 0)
+                    last = end if last is None else max(last, end)
+        except av.FFmpegError as error:
+            raise UnreadableVideo("unreadable", f"its packets cannot be read to the end ({_reason(error)})") from error
+        return None if first is None or last is None or packets < 2 else float((last - first) * stream.time_base)
 
 
 def count_frames(path: str) -> int:
