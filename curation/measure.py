@@ -3,7 +3,7 @@
 import hashlib
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
@@ -31,6 +31,12 @@ PATIENCE = 0.05  # seconds of wall time per megapixel decoded, 25 times what H.2
 START_SECONDS = 60.0  # of the child, on a loaded machine
 
 
+def claimed_seconds(row: Mapping[str, Any]) -> float:
+    """What the container of a videos row claims, as far as its bytes can bear it."""
+    most = row["bytes"] / SLOWEST_BYTES_PER_SECOND
+    return most if row["claimed_seconds"] is None else min(row["claimed_seconds"], most)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Video:
     """One video of a shard. facts: what the container said. strip_uri: where its strip is stored already, relative to the lake."""
@@ -44,9 +50,8 @@ class Video:
 
     @property
     def seconds(self) -> float:
-        """What the container claims, as far as its bytes can bear it."""
-        most = self.size / SLOWEST_BYTES_PER_SECOND
-        return most if self.facts.claimed_seconds is None else min(self.facts.claimed_seconds, most)
+        """How long it may be."""
+        return claimed_seconds({"bytes": self.size, "claimed_seconds": self.facts.claimed_seconds})
 
     @property
     def time_limit(self) -> float:

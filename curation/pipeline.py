@@ -38,13 +38,18 @@ FACTS = {column.name for column in VIDEOS} - {"uri"}
 
 @dataclass(frozen=True, kw_only=True)
 class Progress:
-    """How far a run is. stage: identify, measure, decide, commit."""
+    """How far a run is. stage: identify, measure, decide, commit.
+
+    costs, of the stage measure: CPU seconds so far of the cheap rungs, of decoding and of models, seconds of video measured, workers,
+    and the most bytes of memory that one worker held.
+    """
 
     stage: str
     done: int
     total: int
     seconds: float
     counts: dict[str, int] = field(default_factory=dict)
+    costs: dict[str, float] = field(default_factory=dict)
 
 
 Report = Callable[[Progress], None]
@@ -164,9 +169,18 @@ class _Run:
         decisions = self._decide(clips, embeddings)
         return self._commit(shards, clips, decisions)
 
-    def _say(self, stage: str, done: int, total: int, **counts: int) -> None:
+    def _say(
+        self,
+        stage: str,
+        done: int,
+        total: int,
+        counts: dict[str, int] | None = None,
+        costs: dict[str, float] | None = None,
+    ) -> None:
         elapsed = time.monotonic() - self.started
-        self.report(Progress(stage=stage, done=done, total=total, seconds=elapsed, counts=counts))
+        self.report(
+            Progress(stage=stage, done=done, total=total, seconds=elapsed, counts=counts or {}, costs=costs or {})
+        )
 
     # --- what enters, and what of it is new ----------------------------------------------------------------------
 
@@ -240,13 +254,16 @@ class _Run:
             ladder=self.plan.ladder,
             key=self._measured_by(),
         )
-        tally: Counter[str] = Counter()
-        self._say("measure", 0, len(videos))
+        counts: Counter[str] = Counter()
+        costs: Counter[str] = Counter()
+        pool = min(workers.num_workers(), len(shards))
+        self._say("measure", 0, len(videos), costs={"workers": pool})
         for summary in workers.measure_shards(shards, job) if shards else ():
-            peak = max(tally["peak_bytes"], summary["peak_bytes"])
-            tally.update({k: v for k, v in summary.items() if k not in ("name", "peak_bytes")})
-            tally["peak_bytes"] = peak
-            self._say("measure", tally["videos"], len(videos), **tally)
+            peak = max(costs["peak_bytes"], summary.pop("peak_bytes"))
+            counts.update({k: v for k, v in summary.items() if isinstance(v, int)})
+            costs.update({k: v for k, v in summary.items() if isinstance(v, float)})
+            costs |= Counter({"workers": pool, "peak_bytes": peak})
+            self._say("measure", counts["videos"], len(videos), dict(counts), dict(costs))
         return [shard_name(shard, job.key) for shard in shards]
 
     def _stopped_by_container(self, row: dict[str, Any], video: Video) -> bool:
@@ -312,7 +329,7 @@ class _Run:
             )
         counts = ledger.counts_of([*video_rows, *clip_rows])
         ledger.check(counts, len(self.rows), len(clips))
-        self._say("decide", len(clips), len(clips), **counts)
+        self._say("decide", len(clips), len(clips), counts)
         return [*video_rows, *clip_rows]
 
     # --- captions and the commit -------------------------------------------------------------------------------------
@@ -375,7 +392,7 @@ class _Run:
             measured_by=self._measured_by(),
         )
         remove_folder(join(self.lake.uri, "staging"))
-        self._say("commit", 1, 1, **counts)
+        self._say("commit", 1, 1, counts)
         return commit
 
 

@@ -86,7 +86,7 @@ def run_shard(videos: Sequence[Video], job: ShardJob, prison: Prison) -> dict[st
         _stage(name, measured, job)
     columns = ["cause", "duration_seconds", "early_seconds", "decode_seconds", "model_seconds", "rung"]
     rows = read_staged(job.lake_uri, name, "videos").select(columns).to_pylist()
-    totals = {cost: sum(row[cost] or 0.0 for row in rows) for cost in columns if cost.endswith("_seconds")}
+    totals = {cost: sum((row[cost] or 0.0 for row in rows), 0.0) for cost in columns if cost.endswith("_seconds")}
     return {
         "name": name,
         "videos": len(rows),
