@@ -17,7 +17,7 @@ import numpy as np
 from av.video.frame import PictureType
 
 from curation.clips.errors import UnreadableVideo
-from curation.clips.frames import CODECS_WITH_PTS_IN_DECODE_ORDER, _decoded, _open, _reason, _turns
+from curation.clips.frames import _decoded, _open, _pts_in_decode_order, _reason, _turns
 
 Way = Literal["copy", "exact"]
 
@@ -193,14 +193,16 @@ class _Packets:
     shown: list[bool]
     entry: list[bool]
     sound: list[int]
-    sound_counts: bool
+    sound_counts: bool = False
+    decode_order: bool = False
 
 
 def _packets(path: str, stream_index: int) -> _Packets:
     with _open(path) as container:
         stream = container.streams[stream_index]
         audio = container.streams.best("audio", related=stream)
-        packets = _Packets(codec=stream.codec.canonical_name, pts=[], shown=[], entry=[], sound=[], sound_counts=False)
+        packets = _Packets(codec=stream.codec.canonical_name, pts=[], shown=[], entry=[], sound=[])
+        packets.decode_order = _pts_in_decode_order(container, stream)
         lengths: list[int] = []
         for packet in container.demux([stream] if audio is None else [stream, audio]):
             if packet.size and audio is not None and packet.stream_index == audio.index:
@@ -240,8 +242,8 @@ def _is_entry(codec: str, packet: Any, stream: Any) -> bool:
 
 def _planned(span: Span, packets: _Packets) -> _Plan:
     """The packets of one span. Raises `_NotExact` where packets and presented frames do not match one to one."""
-    if packets.codec in CODECS_WITH_PTS_IN_DECODE_ORDER:
-        raise _NotExact(f"the time stamps of {packets.codec} packets are not presentation times")
+    if packets.decode_order:
+        raise _NotExact(f"the time stamps of its {packets.codec} packets are not presentation times")
     if None in packets.pts:
         raise _NotExact("packets without a time stamp")
     pts, shown = np.asarray(packets.pts, np.int64), np.asarray(packets.shown)
