@@ -136,7 +136,7 @@ def _cut_rows(job: dict[str, Any], prison: Prison) -> list[dict[str, Any]]:
                 seconds = 120 + Path(path).stat().st_size / 100_000
                 seconds += SECONDS_PER_CLIP_SECOND * float(sum(span.end - span.start for span in spans))
                 files = _cut(prison, seconds, path, spans, folder, job)
-        except (UnreadableVideo, OSError) as error:
+        except (UnreadableVideo, OSError, ValueError) as error:  # FFmpeg's errors are one or the other
             files = [CutFile(clip_id=span.clip_id, way=job["way"], error=str(error)) for span in spans]
         return [_row(file, span, folder, job) for file, span in zip(files, spans, strict=True)]
 

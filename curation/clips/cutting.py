@@ -204,7 +204,7 @@ def _packets(path: str, stream_index: int) -> _Packets:
         packets = _Packets(codec=stream.codec.canonical_name, pts=[], shown=[], entry=[], sound=[])
         packets.decode_order = _pts_in_decode_order(container, stream)
         lengths: list[int] = []
-        for packet in container.demux([stream] if audio is None else [stream, audio]):
+        for packet in _demuxed(container, [stream] if audio is None else [stream, audio]):
             if packet.size and audio is not None and packet.stream_index == audio.index:
                 lengths.append(packet.duration or 0)
                 packets.sound.append(packet.pts if packet.pts is not None else -1)
@@ -215,6 +215,14 @@ def _packets(path: str, stream_index: int) -> _Packets:
         if any(later < sooner for sooner, later in pairwise(packets.sound)):
             packets.sound, packets.sound_counts = [0, *accumulate(lengths)][:-1], True
         return packets
+
+
+def _demuxed(container: Any, streams: Sequence[Any]) -> Iterator[Any]:
+    """Packets until the end, or until the file can be read no further; what is missing then is missed where it is looked for."""
+    try:
+        yield from container.demux(streams)
+    except av.FFmpegError:
+        return
 
 
 def _is_shown(codec: str, packet: Any) -> bool:
@@ -282,7 +290,7 @@ def _copied(
             return
         video = container.streams[plans[0].span.stream_index]
         audio = container.streams.best("audio", related=video)
-        for packet in container.demux([video] if audio is None else [video, audio]):
+        for packet in _demuxed(container, [video] if audio is None else [video, audio]):
             if not packet.size:
                 continue
             is_video = packet.stream_index == video.index
@@ -435,7 +443,7 @@ class _Sound:
         """(number of the first sample, counted from time 0; float32 [channels, samples]), without overlap."""
         resampler = av.AudioResampler(format="fltp", layout=layout, rate=rate)
         at: int | None = None
-        for packet in self.container.demux(stream):
+        for packet in _demuxed(self.container, [stream]):
             try:
                 frames = packet.decode()
             except (av.FFmpegError, av.ArgumentError):

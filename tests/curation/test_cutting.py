@@ -340,7 +340,7 @@ def test_the_command_line_cuts_and_says_what_it_did(
     words = ["curate", str(footage), "--recipe", str(recipe), "--out", str(lake), "--cut", "copy"]
     assert main([*words, "--json"]) == 0
     said = json.loads(capsys.readouterr().out)
-    assert said["cut"]["failed"] == 0 and said["cut"]["copy"] >= 3 and said["cut"]["exact"] >= 1
+    assert said["cut"]["failed"] == 0 and (said["cut"]["copy"], said["cut"]["exact"]) == (2, 1)
     assert said["cut"]["index"] == index_uri(Lake(str(lake)).snapshot()) and Path(said["cut"]["index"]).exists()
     assert main(words) == 0 and "copied" in capsys.readouterr().out
     assert main([*words[:-1], "exact"]) != 0

@@ -150,7 +150,7 @@ def test_a_negative_start_is_time_zero(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("container", ["mp4", "mkv", "ts", "avi"])
 def test_b_frames_come_in_presentation_order(container: str, tmp_path: Path) -> None:
-    path = write(tmp_path / f"b.{container}", [i for i in range(30)], Fraction(1, 25), b_frames=3)
+    path = write(tmp_path / f"b.{container}", list(range(30)), Fraction(1, 25), b_frames=3)
     clock = (decoded := strip(path)).strip.clock
     with av.open(str(path)) as file:
         stored = [packet.pts for packet in file.demux(video=0) if packet.size]
@@ -239,10 +239,8 @@ def test_a_container_that_lies_about_its_duration_is_not_believed(tmp_path: Path
     plays_where_the_manifest_says(path, decoded, 25, 30, 25, tmp_path)
 
 
-def test_a_real_file_that_claims_forty_hours_has_one_second(shared_videos: Path) -> None:
-    decoded = strip(shared_videos / "man_office_1s_fragmented.mp4")
-    clock = decoded.strip.clock
-    with av.open(str(shared_videos / "man_office_1s_fragmented.mp4")) as container:
-        assert container.duration == pytest.approx(143_165_643_233, abs=2_000_000)
-    assert (len(clock), clock.time_base, int(clock.pts[0])) == (30, Fraction(1, 30_000), 2002)
+def test_a_real_fragmented_file_has_the_second_that_decodes(shared_videos: Path) -> None:
+    """Older FFmpegs read 143,165 s from its header."""
+    clock = strip(shared_videos / "man_office_1s_fragmented.mp4").strip.clock
+    assert (len(clock), clock.time_base, int(clock.pts[0]), clock.end_pts) == (30, Fraction(1, 30_000), 2002, 32_032)
     assert clock.duration_seconds == pytest.approx(1.001)
