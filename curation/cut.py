@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
 from curation import workers
@@ -22,7 +21,7 @@ from curation.clips import Lake, Snapshot, UnreadableVideo, WrongCall
 from curation.clips.cutting import CutFile, Span, Way
 from curation.clips.cutting import cut as cut_spans
 from curation.clips.schema import CUTS, arrow_schema
-from curation.clips.storage import exists, filesystem, join, local_copy, remove_folder, write_bytes
+from curation.clips.storage import exists, files_below, filesystem, join, local_copy, remove_folder, write_bytes
 from curation.measure import ATTEMPTS
 from curation.pipeline import Progress, Report
 from curation.prison import Prison
@@ -180,26 +179,16 @@ def _row(file: CutFile, span: Span, folder: str, job: dict[str, Any]) -> dict[st
 
 
 def _indices(lake: Lake) -> dict[str, pa.Table]:
-    """Every index and every video's part in the lake, by file name, parts last."""
-    found = {}
-    for folder in (join(lake.uri, "clips"), join(lake.uri, ROWS_PER_VIDEO)):
-        system, path = filesystem(folder)
-        for info in system.get_file_info(pafs.FileSelector(path, allow_not_found=True)):
-            if info.base_name.endswith(".parquet"):
-                found[info.base_name] = pq.read_table(info.path, filesystem=system)
-    return found
+    """Every index and every video's part in the lake, by path below clips/."""
+    folder = join(lake.uri, "clips")
+    return {name: _read(join(folder, name)) for name in files_below(folder) if name.endswith(".parquet")}
 
 
 def _cut_before(lake: Lake) -> dict[str, dict[str, Any]]:
     """Rows of all indices whose file lies there in its full length, by clip_id."""
-    system, path = filesystem(join(lake.uri, "clips"))
-    sizes = {
-        info.base_name: info.size
-        for info in system.get_file_info(pafs.FileSelector(path, allow_not_found=True, recursive=True))
-        if info.type == pafs.FileType.File
-    }
+    sizes = {f"clips/{name}": size for name, size in files_below(join(lake.uri, "clips")).items()}
     rows = [row for table in _indices(lake).values() for row in table.to_pylist() if row["uri"] is not None]
-    return {r["clip_id"]: r for r in rows if sizes.get(r["uri"].rpartition("/")[2]) == r["bytes"]}
+    return {row["clip_id"]: row for row in rows if sizes.get(row["uri"]) == row["bytes"]}
 
 
 def _read(uri: str) -> pa.Table:
