@@ -26,7 +26,7 @@ from curation.measure import ATTEMPTS
 from curation.pipeline import Progress, Report
 from curation.prison import Prison
 
-# wall time that a clip's second may take: x264 on one core does 1080p at about real time (LOG.md), 8K at a twentieth
+# wall time that a second of a clip may take, on one core: 1080p took up to 6 s on a busy machine
 SECONDS_PER_CLIP_SECOND = 60.0
 ROWS_PER_VIDEO = "clips/parts"  # what each video gave, until the index is written
 

@@ -24,8 +24,8 @@ Way = Literal["copy", "exact"]
 # MP4 where players know picture and sound there, MKV for the rest (VP8, Theora, VC-1, Vorbis, WMA, ...)
 MP4_VIDEO = {"h264", "hevc", "av1", "vp9", "vvc", "mpeg4", "mpeg2video"}
 MP4_AUDIO = {"aac", "mp3", "mp2", "ac3", "eac3", "opus", "flac", "alac"}
-# crf 12: 40 dB and more on the sample clips (LOG.md). bf 0: packets leave in presentation order, so that the file needs no edit
-# list and every reader agrees which frame is the first
+# crf 12: above 35 dB in every frame of 28 real videos (LOG.md). bf 0: packets leave in presentation order, so that the file
+# needs no edit list and every reader agrees which frame is the first
 X264 = {"crf": "12", "preset": "veryfast", "bf": "0"}
 AAC_RATES = {96000, 88200, 64000, 48000, 44100, 32000, 24000, 22050, 16000, 12000, 11025, 8000, 7350}
 AAC_BITS = 192_000  # a second, for all channels
