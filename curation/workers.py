@@ -1,10 +1,11 @@
 """The one door to Ray in curation: connect, hash footage, and stream shards through a pool of actors."""
 
 import contextlib
+import json
 import logging
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -128,4 +129,25 @@ def measure_shards(shards: Sequence[Sequence[Video]], job: ShardJob) -> Iterator
     items = ray.data.from_items([as_item(shard) for shard in shards], override_num_blocks=len(shards))
     pool = ray.data.ActorPoolStrategy(size=min(num_workers(), len(shards)), max_tasks_in_flight_per_actor=1)
     done = items.map(CurationWorker, fn_constructor_args=[job], compute=pool, num_cpus=1, memory=WORKER_MEMORY)  # type: ignore[arg-type]
+    yield from done.iter_rows()
+
+
+class PrisonWorker:
+    """One actor, one core, one prison."""
+
+    def __init__(self, function: Callable[[dict[str, Any], Prison], dict[str, int]]):
+        self.function = function
+        self.prison = Prison()
+
+    def __call__(self, item: dict[str, Any]) -> dict[str, int]:
+        return self.function(json.loads(item["job"]), self.prison)
+
+
+def run_in_prisons(
+    function: Callable[[dict[str, Any], Prison], dict[str, int]], jobs: Sequence[dict[str, Any]]
+) -> Iterator[dict[str, int]]:
+    """`function(job, prison)` for jobs of plain values, through the pool; a few numbers of each, as they finish."""
+    items = ray.data.from_items([{"job": json.dumps(job)} for job in jobs], override_num_blocks=len(jobs))
+    pool = ray.data.ActorPoolStrategy(size=min(num_workers(), len(jobs)), max_tasks_in_flight_per_actor=1)
+    done = items.map(PrisonWorker, fn_constructor_args=[function], compute=pool, num_cpus=1)  # type: ignore[arg-type]
     yield from done.iter_rows()

@@ -6,6 +6,7 @@ demuxed, no protocol but `file` is followed, and whoever decodes footage of othe
 
 import gc
 import os
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -134,23 +135,35 @@ def _stream(container: "av.container.InputContainer") -> Any:
     return stream
 
 
+def _pts_in_decode_order(container: "av.container.InputContainer", stream: Any) -> bool:
+    """Whether the file's pts are not presentation times. AVI stores none: FFmpeg numbers H.264 packets as they lie, and the n-th
+    picture presented takes the n-th packet's number."""
+    name = stream.codec_context.name
+    return name in CODECS_WITH_PTS_IN_DECODE_ORDER or (container.format.name == "avi" and name in ("h264", "hevc"))
+
+
 def _decoded(
     container: "av.container.InputContainer", stream: Any, end: ScanEnd | None = None
 ) -> Iterator[tuple[int, Any]]:
     """Every presented frame with its time stamp, in presentation order; broken packets are counted and passed over."""
     by_dts = stream.codec_context.name in CODECS_WITH_PTS_IN_DECODE_ORDER
+    slots: deque[int | None] | None = deque() if not by_dts and _pts_in_decode_order(container, stream) else None
     last: int | None = None
     step = 1
     packets = container.demux(stream)
     while True:
         try:
             packet = next(packets)
+            if slots is not None and packet.size:
+                slots.append(packet.pts)
             frames = packet.decode()
         except StopIteration:
             break
         except av.ArgumentError:
             continue  # Theora's empty packets, "show the last picture again", are no damage
         except av.FFmpegError:
+            if slots:
+                slots.pop()
             if end is None:
                 continue
             end.decode_errors += 1
@@ -159,6 +172,8 @@ def _decoded(
             continue
         for frame in frames:
             stamp = frame.dts if by_dts and frame.dts is not None else frame.pts
+            if slots is not None:
+                stamp = slots.popleft() if slots else None
             if stamp is None or (last is not None and stamp <= last):
                 stamp = 0 if last is None else last + step  # a frame without its own time follows the one before
             elif last is not None:
@@ -510,7 +525,7 @@ def _frames_of_span(path: str, stream_index: int, start: int, end: int) -> Itera
         with _open(path) as container:
             stream = container.streams[stream_index]
             stream.codec_context.thread_count = 1
-            if seek and (start <= 0 or stream.codec_context.name in CODECS_WITH_PTS_IN_DECODE_ORDER):
+            if seek and (start <= 0 or _pts_in_decode_order(container, stream)):
                 continue
             if seek:
                 try:

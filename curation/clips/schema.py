@@ -163,6 +163,26 @@ LEDGER = _columns(
     ("damaged", _B, "", "whether the video is damaged; null where nothing could be read"),
 )
 
+CUTS = _columns(
+    "cut",
+    ("clip_id", _S, "", "the clip"),
+    ("uri", _S, "", "file, inside the lake, that holds the clip; null where cutting failed"),
+    ("bytes", _I, "bytes", "size of the file"),
+    ("asked", _S, "", "what --cut said: copy or exact"),
+    ("way", _S, "", "copy: stream copy from a keyframe on; exact: encoded anew, from the first frame to the last"),
+    ("why", _S, "", "why a copy would not have been exact, where one was asked for"),
+    ("in_frame", _I, "frames", "frames that the file presents before the clip's first"),
+    ("num_frames", _I, "frames", "frames of the clip; a copy may present more after them"),
+    ("start_pts", _I, "time base", "the clip's first frame in the file, inclusive"),
+    ("end_pts", _I, "time base", "the clip's end in the file, exclusive"),
+    ("time_base_numerator", _I, "", "time stamps are multiples of numerator / denominator seconds"),
+    ("time_base_denominator", _I, "", "see time_base_numerator"),
+    ("start_seconds", _F, "s", "start_pts x time base"),
+    ("end_seconds", _F, "s", "end_pts x time base"),
+    ("source_uri", _S, "", "the video it was cut from"),
+    ("error", _S, "", "why there is no file, a sentence; null if there is one"),
+)
+
 TABLES: dict[str, tuple[Column, ...]] = {
     "videos": VIDEOS,
     "clips": CLIPS,
