@@ -7,6 +7,7 @@ climbs the whole ladder nevertheless (`ledger.ladder`).
 
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
 
@@ -36,6 +37,10 @@ class Verdict:
     rung: str
     rule: str
     value: float
+
+    def as_columns(self) -> dict[str, Any]:
+        """As columns of the videos table."""
+        return {"early_rung": self.rung, "early_rule": self.rule, "early_value": self.value}
 
 
 def ask_container(facts: VideoFacts, recipe: Recipe) -> Verdict | None:

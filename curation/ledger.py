@@ -108,7 +108,6 @@ def ladder(snapshot: Snapshot) -> list[LadderStep]:
     videos = [row for row in snapshot.table("videos").to_pylist() if row["rung"] is not None]
     decided = snapshot.table("decisions", ["kind", "video_id", "fate"]).to_pylist()
     kept = {row["video_id"] for row in decided if row["kind"] == "clip" and row["fate"] == "kept"}
-    rule_rung = {row["early_rule"]: row["rung"] for row in videos if row["rung"] in EARLY_RUNGS}
     full = [row for row in videos if row["rung"] not in EARLY_RUNGS]
     seconds = sum(row["duration_seconds"] for row in full)
     per_megapixel = _share(
@@ -119,7 +118,7 @@ def ladder(snapshot: Snapshot) -> list[LadderStep]:
     steps = []
     for rung in EARLY_RUNGS:
         stopped = [row for row in videos if row["rung"] == rung]
-        audit = [row for row in full if row["early_rule"] is not None and rule_rung.get(row["early_rule"]) == rung]
+        audit = [row for row in full if row["early_rung"] == rung]
         spared = [(claimed_seconds(row), row["width"] * row["height"]) for row in stopped]
         steps.append(
             LadderStep(

@@ -183,7 +183,7 @@ def measure(
         return Measurement(video=row | {"num_shots": 0}, clips=[], embeddings=[], strip=None)
     row |= {"attempts": attempts, "early_seconds": visited.early_seconds}
     if visited.verdict is not None:
-        row |= {"early_rule": visited.verdict.rule, "early_value": visited.verdict.value, "rung": visited.verdict.rung}
+        row |= visited.verdict.as_columns() | {"rung": visited.verdict.rung}
     if visited.decoded is None:
         return Measurement(video=row, clips=[], embeddings=[], strip=None)
     decoded = visited.decoded

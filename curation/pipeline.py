@@ -271,7 +271,7 @@ class _Run:
         verdict = ask_container(video.facts, self.recipe) if self.plan.ladder and video.strip_uri is None else None
         if verdict is None:
             return False
-        row |= {"early_rule": verdict.rule, "early_value": verdict.value}
+        row |= verdict.as_columns()
         if audited(video.video_id, self.recipe):
             return False
         row["rung"] = verdict.rung

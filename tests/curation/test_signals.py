@@ -1,0 +1,123 @@
+"""The numbers of the strip, against pictures whose numbers are known."""
+
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import cv2
+import numpy as np
+import pytest
+
+from curation.clips import frames
+from curation.clips.errors import UnreadableVideo
+from curation.clips.signals import _blockiness, _noise
+from curation.clips.strip import Strip, make_strip, read_strip, write_strips
+from curation.prison import Prison
+from tests.conftest import SAMPLES
+
+rng = np.random.default_rng(0)
+
+
+def _texture(height: int, width: int) -> np.ndarray:
+    coarse = rng.normal(size=(height // 12, width // 12)).astype(np.float32)
+    return np.clip(cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC) * 40 + 120, 20, 230)
+
+
+def _encode(path: Path, pictures: list[np.ndarray], codec: str, pixel_format: str = "yuv420p", **options: str) -> str:
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=Fraction(25), options=options)
+        stream.width, stream.height, stream.pix_fmt = pictures[0].shape[1], pictures[0].shape[0], pixel_format
+        for picture in pictures:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="gray")))
+        container.mux(stream.encode())
+    return str(path)
+
+
+def _pan(pixels: int, count: int = 40) -> list[np.ndarray]:
+    wide = _texture(288, 512 + pixels * count).astype(np.uint8)
+    return [wide[:, pixels * i : pixels * i + 512] for i in range(count)]
+
+
+@pytest.mark.parametrize("codec", ["libx264", "libvpx-vp9"])
+def test_block_motion_of_a_pan_from_codec_vectors_and_from_flow(tmp_path: Path, codec: str) -> None:
+    """4 pixels of 512 a frame are 0.78 %; VP9 exports no vectors, so its motion is ours."""
+    options = {"bf": "0", "preset": "veryfast"} if codec == "libx264" else {"deadline": "realtime", "cpu-used": "8"}
+    path = _encode(tmp_path / "pan.mkv", _pan(4), codec, **options)
+    strip = make_strip(path, looks=False).strip
+    motion = strip.sampled("block_motion")
+    assert len(motion) >= 8
+    assert np.median(motion) == pytest.approx(100 * 4 / 512, rel=0.15 if codec == "libx264" else 0.4)
+    shift = strip.sampled("shift_x")
+    assert np.median(shift) == pytest.approx(-3 * 4 / 512, rel=0.1)  # a step is three frames at 25 a second
+
+
+def test_a_still_picture_moves_nothing(tmp_path: Path) -> None:
+    still = [_texture(288, 512).astype(np.uint8)] * 30
+    strip = make_strip(_encode(tmp_path / "still.mp4", still, "libx264"), looks=False).strip
+    assert strip.sampled("block_motion").max() < 0.02
+    assert np.nanmax(strip.signals["luma_change"]) < 0.5
+
+
+def test_noise_is_measured_where_the_picture_is_flat() -> None:
+    picture = np.full((128, 640), 120.0)
+    picture[:, 400:] = rng.uniform(0, 255, (128, 240))  # texture, which is not noise
+    noisy = np.clip(picture + rng.normal(0, 5, picture.shape), 0, 255).astype(np.uint8)
+    assert _noise(noisy) == pytest.approx(5, rel=0.1)
+    assert _noise(picture[:, :400].astype(np.uint8)) == 0
+
+
+def test_blockiness_sees_the_codecs_grid_and_no_other() -> None:
+    ramp = np.tile(np.linspace(0, 255, 640), (128, 1))
+    blocks = ramp.reshape(128, 80, 8).mean(axis=2).repeat(8, axis=1)
+    assert _blockiness((blocks + rng.normal(0, 1, blocks.shape)).clip(0, 255).astype(np.uint8)) > 1
+    assert abs(_blockiness(np.roll(_texture(128, 640), 4, axis=1).astype(np.uint8))) < 0.2
+    assert np.isnan(_blockiness(np.full((128, 640), 90, np.uint8)))
+
+
+def test_signals_do_not_depend_on_where_batches_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    path = str(SAMPLES / "beetle_bw_360p.mp4")
+    whole = make_strip(path, looks=False).strip
+    monkeypatch.setattr(frames, "BATCH", 7)
+    pieces = make_strip(path, looks=False).strip
+    assert np.array_equal(whole.clock.pts, pieces.clock.pts)
+    for name, values in whole.signals.items():
+        np.testing.assert_allclose(values, pieces.signals[name], rtol=1e-4, atol=1e-4, equal_nan=True, err_msg=name)
+
+
+def test_thumbnails_come_back_from_the_stored_strip(tmp_path: Path) -> None:
+    strip = make_strip(str(SAMPLES / "roof_portrait_pan_hdr10_av1.mp4"), "v", looks=False).strip
+    write_strips(str(tmp_path / "s.parquet"), [strip])
+    back: Strip = read_strip(str(tmp_path / "s.parquet"), "v")
+    assert back.thumbnails.keys() == strip.thumbnails.keys() and len(back.thumbnails) >= 8
+    for frame, picture in strip.thumbnails.items():
+        assert picture.shape == (32, 18) and np.array_equal(back.thumbnails[frame], picture)
+    span = back.span(20, 60)
+    assert set(span.thumbnails) == {f - 20 for f in back.thumbnails if 20 <= f < 60}
+
+
+@pytest.mark.parametrize(
+    ("size", "codec", "pixel_format"),
+    [
+        ((7680, 4320), "libx265", "yuv420p10le"),
+        ((3840, 2160), "libx264", "yuv420p"),
+        ((640, 360), "libx264", "yuv422p10le"),
+    ],
+)
+def test_8k_4k_and_ten_bits_survive_the_prison(
+    tmp_path: Path, size: tuple[int, int], codec: str, pixel_format: str
+) -> None:
+    picture = cv2.resize(_texture(270, 480), size, interpolation=cv2.INTER_LINEAR).astype(np.uint8)
+    path = _encode(tmp_path / "big.mkv", [picture] * 3, codec, pixel_format, preset="ultrafast")
+    prison = Prison()
+    decoded = prison.run(make_strip, path, seconds=120)
+    prison.close()
+    assert len(decoded.strip) == 3 and (decoded.facts.width, decoded.facts.height) == size
+    assert decoded.facts.pixel_format == pixel_format
+    assert decoded.strip.signals["brightness"].mean() == pytest.approx(picture.mean() * 219 / 255 + 16, abs=4)
+
+
+def test_pictures_beyond_all_measure_are_a_cause(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(frames, "MAX_PIXELS", 100_000)
+    with pytest.raises(UnreadableVideo, match="1280x720") as caught:
+        make_strip(str(SAMPLES / "bee_720p.mp4"))
+    assert caught.value.cause == "too_large"
