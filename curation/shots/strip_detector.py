@@ -24,8 +24,12 @@ UNSURE_CUTS = (0.35, 1.5)  # scores, in thresholds, that a referee is asked abou
 BLEND = 0.25
 BLEND_UNSURE = 0.40
 BLEND_EDGE = 0.45  # a still dissolve has 0.5 at its two ends
-LONG_CHANGE = 10.0  # luma
-UNIFORM = 0.9  # share of the change that is change of brightness: the iris, a cloud, or a sky that the camera pans over
+# luma; simulated dissolves of 24 to 48 frames reach 18-50, shorter ones 25-107; a car leaving a grey road reaches 18, a title 14
+LONG_CHANGE, LONG_CHANGE_UNSURE = 19.0, 10.0
+LONGEST_DISSOLVE = 2.5  # seconds; what blends for longer is a moving light or a slow pan
+UNIFORM = (
+    0.85  # share of the change that is change of brightness: the iris, a cloud, or a sky that the camera pans over
+)
 
 PLAIN_CONTRAST = 3.0  # luma; a black or white picture
 BLACK, WHITE = 28.0, 224.0  # luma
@@ -138,19 +142,24 @@ def _dissolves(signals: _Signals, fades: list[_Span], sensitivity: float) -> tup
     taken = np.zeros(len(signals), bool)
     for fade in fades:
         taken[max(0, fade.start - signals.lag) : fade.end + signals.lag] = True
-    # a lag around a hard cut compares two shots there; it never looks like a blend, but it may break a run in two
-    lively = ~taken & (np.nan_to_num(signals.long_change) > LONG_CHANGE / sensitivity)
     found: list[_Span] = []
     doubtful: list[_Span] = []
+    # a lag around a hard cut compares two shots there; it never looks like a blend, but it may break a run in two
+    lively = ~taken & (np.nan_to_num(signals.long_change) > LONG_CHANGE_UNSURE / sensitivity)
     for start, end in _runs(lively & (np.nan_to_num(signals.ratio, nan=1.0) < BLEND_UNSURE), signals.lag // 2):
         best = start + int(np.nanargmin(signals.ratio[start:end]))
         first, last = _extent(signals, best)
-        if _uniform(signals, first, last) or (found and first < found[-1].end):
+        too_long = signals.second(last) - signals.second(first) > LONGEST_DISSOLVE
+        if too_long or _uniform(signals, first, last):
             continue
-        ratio = float(signals.ratio[best])
-        closeness = min(1.0, max(ratio, BLEND) and min(ratio / BLEND, BLEND / ratio if ratio > 0 else 1.0))
-        span = _Span(start=first, end=last, kind="dissolve", closeness=closeness)
-        (found if ratio < BLEND else doubtful).append(span)
+        blend = BLEND / max(float(signals.ratio[best]), 1e-3)
+        lively_enough = float(np.nanmax(signals.long_change[first:last])) * sensitivity / LONG_CHANGE
+        score = min(blend, lively_enough)
+        span = _Span(start=first, end=last, kind="dissolve", closeness=min(score, 1 / score))
+        kept = found if score >= 1 else doubtful
+        if not kept or first >= kept[-1].end:
+            kept.append(span)
+    doubtful = [each for each in doubtful if not any(each.start < one.end and each.end > one.start for one in found)]
     return found, doubtful
 
 
@@ -159,9 +168,7 @@ def _extent(signals: _Signals, best: int) -> tuple[int, int]:
     least = 0.4 * signals.long_change[best]
 
     def inside(frame: int) -> bool:
-        return (
-            0 <= frame < len(signals) and signals.ratio[frame] < BLEND_EDGE and signals.long_change[frame] >= least
-        )
+        return 0 <= frame < len(signals) and signals.ratio[frame] < BLEND_EDGE and signals.long_change[frame] >= least
 
     start = end = best
     while inside(start - 1) or inside(start - 2):
@@ -197,7 +204,7 @@ def _fades(signals: _Signals) -> list[_Span]:
     """Fades out of, into and through black or white, the plain frames between included; and fades the file's ends break off."""
     n = len(signals)
     plain = (signals.contrast < PLAIN_CONTRAST) & ((signals.brightness < BLACK) | (signals.brightness > WHITE))
-    spans = []
+    spans: list[_Span] = []
     for start, end in _runs(plain, 1):
         if end - start == n:
             continue
@@ -214,7 +221,7 @@ def _fades(signals: _Signals) -> list[_Span]:
         length = _open_fade(signals, 1)
         if length:
             spans.insert(0, _Span(start=0, end=length, kind="fade"))
-    return [span for span in spans if span.end - span.start < n]
+    return spans
 
 
 def _ramp(signals: _Signals, plain: int, step: int) -> int:
@@ -223,7 +230,7 @@ def _ramp(signals: _Signals, plain: int, step: int) -> int:
     Under a fade the distance to the plain picture, sqrt(contrast^2 + (brightness - its)^2), is the faded picture's times its share.
     """
     edge = len(signals) - 1 if step > 0 else 0
-    level = np.hypot(signals.contrast, signals.brightness - signals.brightness[plain])[plain :: step]
+    level = np.hypot(signals.contrast, signals.brightness - signals.brightness[plain])[plain::step]
     level = level[: abs(edge - plain) + 1]
     if len(level) <= FADE_FRAMES:
         return 0
