@@ -88,6 +88,11 @@ def find_cuts(strip: Strip, sensitivity: float = 1.0) -> list[Cut]:
     ]
 
 
+def is_plain(contrast: np.ndarray, brightness: np.ndarray) -> np.ndarray:
+    """Which frames are plain black or white: bool [F] from the contrast and brightness of each, [F]."""
+    return (contrast < PLAIN_CONTRAST) & ((brightness < BLACK) | (brightness > WHITE))
+
+
 @dataclass(frozen=True, kw_only=True)
 class _Span:
     start: int
@@ -203,7 +208,7 @@ def _uniform(signals: _Signals, start: int, end: int) -> bool:
 def _fades(signals: _Signals) -> list[_Span]:
     """Fades out of, into and through black or white, the plain frames between included; and fades the file's ends break off."""
     n = len(signals)
-    plain = (signals.contrast < PLAIN_CONTRAST) & ((signals.brightness < BLACK) | (signals.brightness > WHITE))
+    plain = is_plain(signals.contrast, signals.brightness)
     spans: list[_Span] = []
     for start, end in _runs(plain, 1):
         if end - start == n:
