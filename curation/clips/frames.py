@@ -4,6 +4,7 @@ Files that reach this door are local and hostile until proven otherwise: only th
 demuxed, no protocol but `file` is followed, and whoever decodes footage of others does it in a child (curation.prison).
 """
 
+import gc
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from typing import Any
 import av
 import cv2
 import numpy as np
+from av.codec.context import Flags2
 from av.video.reformatter import Interpolation, VideoReformatter
 
 from curation.clips.errors import UnreadableVideo
@@ -22,11 +24,20 @@ from curation.clips.storage import local_copy
 cv2.setNumThreads(1)  # actors are sized in whole cores
 
 ALLOWED_FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,mpegvideo,m4v,asf,ogg,flv,mxf,gif,h264,hevc,ivf,dv,rm,nut,obu,av1"
-ANALYSIS_LONG_SIDE = 256  # pixels; every strip signal is measured on pictures of this size
+ANALYSIS_LONG_SIDE = 128  # pixels; what is measured of every frame
+SAMPLE_LONG_SIDE = 256  # pixels; what is measured twice a second
 BATCH = 64  # frames; numpy on batches costs a fifth of numpy per frame
+STEP_SECONDS = 0.1  # motion is measured ten times a second: hand shake lives at 2-10 Hz, compression noise above
+SAMPLE_SECONDS = 0.5  # what does not change from frame to frame (sharpness, borders) is measured twice a second
+JITTER_SECONDS = 0.004  # time stamps in milliseconds round 1/30 s by this much at most
+DETAIL = (128, 640)  # pixels (rows, columns) of the native luma in the middle of the picture that samples bring
 LOOK_LONG_SIDE = 640  # pixels; what learned scorers see; text 14 px high in 720p stays readable
 LOOK_INTERVAL_SECONDS = 1.0
 MAX_LOOKS = 600  # of one video, about 25 MB of JPEG
+MAX_PIXELS = 64 << 20  # of one picture; 8K is 33 million
+MAX_FRAMES = 4_000_000  # of one video, a day and a half at 30 a second
+COLLECT_EVERY = 16  # frames; frame.side_data makes cycles that hold whole pictures until the collector comes
+GIVE_UP_ON_VECTORS = 64  # frames without a motion vector, after which the codec is taken to have none
 # WMV's asf demuxer writes decode order into pts; its dts are the presentation times (seen on VC-1 with B-frames)
 CODECS_WITH_PTS_IN_DECODE_ORDER = {"vc1", "wmv3"}
 
@@ -49,17 +60,32 @@ class VideoFacts:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Sample:
+    """One frame in more detail. luma: uint8 [h, w], upright, long side 256 pixels.
+
+    detail: uint8 [rows, columns], the middle of the picture's luma as it was coded, unscaled, its corner on the codec's 8-pixel grid.
+    """
+
+    index: int
+    luma: np.ndarray
+    detail: np.ndarray
+
+
+@dataclass(frozen=True, kw_only=True)
 class FrameBatch:
-    """Consecutive presented frames, small. F frames; h x w is the analysis size, its long side 256 pixels.
+    """Consecutive presented frames, small. F frames; h x w is the analysis size, its long side 128 pixels.
 
     pts: int64 [F]. keyframes: bool [F]. luma: uint8 [F, h, w]. chroma: uint8 [F, 2, h/2, w/2] (U, V), all upright.
-    looks: [(index in batch, JPEG bytes of the upright RGB picture, long side at most 640 pixels)].
+    block_motion: float32 [F], mean length of the codec's motion vectors in % of the longer side per frame; NaN where not read.
+    samples: two a second. looks: [(index in batch, JPEG bytes of the upright RGB picture, long side at most 640 pixels)].
     """
 
     pts: np.ndarray
     keyframes: np.ndarray
     luma: np.ndarray
     chroma: np.ndarray
+    block_motion: np.ndarray
+    samples: list[Sample]
     looks: list[tuple[int, bytes]]
 
 
@@ -195,68 +221,204 @@ def count_frames(path: str) -> int:
     return number
 
 
-def analysis_size(width: int, height: int) -> tuple[int, int]:
-    """Width and height of analysis pictures for a displayed size: long side 256, multiples of 4."""
-    scale = ANALYSIS_LONG_SIDE / max(width, height)
+def analysis_size(width: int, height: int, long_side: int = ANALYSIS_LONG_SIDE) -> tuple[int, int]:
+    """Width and height in pixels of the pictures that are measured, for a displayed size; multiples of 4."""
+    scale = long_side / max(width, height)
     return max(16, round(width * scale / 4) * 4), max(16, round(height * scale / 4) * 4)
 
 
 class Scan:
     """One linear decode of a video: iterate for its `FrameBatch`es, then read `facts` and `end`.
 
-    Raises `UnreadableVideo` when nothing decodes. Looks are taken once a second (less often beyond ten minutes).
+    looks: take them, once a second (less often beyond ten minutes). samples: take them, twice a second. vectors: have the
+    codec export its motion vectors. keyframes_only: decode nothing else, which costs a tenth to a third, and sample every one.
+    Raises `UnreadableVideo` when nothing decodes.
     """
 
-    def __init__(self, path: str, looks: bool = True):
+    def __init__(
+        self, path: str, looks: bool = True, samples: bool = True, vectors: bool = True, keyframes_only: bool = False
+    ):
         self.path = path
         self.looks = looks
+        self.samples = samples
+        self.vectors = vectors and not keyframes_only
+        self.keyframes_only = keyframes_only
         self.facts: VideoFacts | None = None
         self.end = ScanEnd()
 
     def __iter__(self) -> Iterator[FrameBatch]:
         with _open(self.path) as container:
             stream = _stream(container)
-            small, big = VideoReformatter(), VideoReformatter()
-            pts: list[int] = []
-            keys: list[bool] = []
-            planes: list[np.ndarray] = []
-            looks: list[tuple[int, bytes]] = []
-            next_look, interval = 0.0, LOOK_INTERVAL_SECONDS
-            first = 0
-            for stamp, frame in _decoded(container, stream, self.end):
-                if self.facts is None:
+            if self.keyframes_only:
+                stream.codec_context.skip_frame = "NONKEY"
+            vectors = _Vectors(stream) if self.vectors else None
+            small = VideoReformatter()
+            batch: _OpenBatch | None = None
+            first, tick = 0, 0.0
+            for number, (stamp, frame) in enumerate(_decoded(container, stream, self.end)):
+                if batch is None:
                     self.facts = _facts(container, stream, frame)
-                    first = stamp
-                    interval = max(interval, (self.facts.claimed_seconds or 0.0) / MAX_LOOKS)
-                    next_look = (
-                        min(interval, self.facts.claimed_seconds or interval) / 4
-                    )  # the very first frame is often black
-                facts = self.facts
-                width, height = analysis_size(facts.width, facts.height)
-                sideways = facts.rotation in (90, 270)
+                    schedule = _Schedule(self.facts, self.looks, self.samples and not self.keyframes_only)
+                    coded = _coded_size(self.facts)
+                    batch = _OpenBatch(*coded)
+                    first, tick = stamp, float(self.facts.time_base)
+                if number >= MAX_FRAMES:
+                    raise UnreadableVideo("too_long", f"more than {MAX_FRAMES:,} frames; cut it before curating it")
+                now = (stamp - first) * tick
                 tiny = small.reformat(
-                    frame,
-                    width=height if sideways else width,
-                    height=width if sideways else height,
-                    format="yuv420p",
-                    interpolation=Interpolation.FAST_BILINEAR,
-                    threads=1,
+                    frame, *coded, format="yuv420p", interpolation=Interpolation.FAST_BILINEAR, threads=1
                 )
-                planes.append(tiny.to_ndarray())
-                pts.append(stamp)
-                keys.append(bool(frame.key_frame))
-                if self.looks and float((stamp - first) * facts.time_base) >= next_look:
-                    looks.append((len(pts) - 1, _look(big, frame, facts)))
-                    next_look += interval
-                if len(pts) == BATCH:
-                    yield _batch(pts, keys, planes, looks, facts)
-                    pts, keys, planes, looks = [], [], [], []
-            if self.facts is None:
+                batch.add(stamp, frame.key_frame, tiny, vectors.read(frame, now) if vectors is not None else np.nan)
+                if schedule.sample_due(now) or self.keyframes_only:
+                    batch.samples.append(schedule.sample(batch.count - 1, frame))
+                if schedule.look_due(now):
+                    batch.looks.append((batch.count - 1, schedule.look(frame)))
+                if vectors is not None and number % COLLECT_EVERY == 0:
+                    gc.collect(1)
+                if batch.count == BATCH:
+                    assert self.facts is not None
+                    yield batch.close(self.facts.rotation)
+                    batch = _OpenBatch(*coded)
+            if self.facts is None or batch is None:
                 raise UnreadableVideo(
                     "nothing_decodes", f"not one frame of its {stream.codec_context.name} stream decodes"
                 )
-            if pts:
-                yield _batch(pts, keys, planes, looks, self.facts)
+            if batch.count:
+                yield batch.close(self.facts.rotation)
+
+
+def _coded_size(facts: VideoFacts, long_side: int = ANALYSIS_LONG_SIDE) -> tuple[int, int]:
+    """Width and height of an analysis picture before it is turned upright."""
+    width, height = analysis_size(facts.width, facts.height, long_side)
+    return (height, width) if facts.rotation in (90, 270) else (width, height)
+
+
+class _OpenBatch:
+    """Frames on their way into a `FrameBatch`."""
+
+    def __init__(self, width: int, height: int) -> None:
+        self.count = 0
+        self.pts = np.empty(BATCH, np.int64)
+        self.keyframes = np.empty(BATCH, bool)
+        self.luma = np.empty((BATCH, height, width), np.uint8)
+        self.chroma = np.empty((BATCH, 2, height // 2, width // 2), np.uint8)
+        self.block_motion = np.empty(BATCH, np.float32)
+        self.samples: list[Sample] = []
+        self.looks: list[tuple[int, bytes]] = []
+
+    def add(self, stamp: int, keyframe: bool, tiny: Any, block_motion: float) -> None:
+        i = self.count
+        self.pts[i], self.keyframes[i], self.block_motion[i] = stamp, keyframe, block_motion
+        for target, plane in zip((self.luma[i], self.chroma[i, 0], self.chroma[i, 1]), tiny.planes, strict=True):
+            target[:] = np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)[:, : target.shape[1]]
+        self.count += 1
+
+    def close(self, rotation: int) -> FrameBatch:
+        n = self.count
+        return FrameBatch(
+            pts=self.pts[:n],
+            keyframes=self.keyframes[:n],
+            luma=np.ascontiguousarray(_upright(self.luma[:n], rotation)),
+            chroma=np.ascontiguousarray(_upright(self.chroma[:n], rotation)),
+            block_motion=self.block_motion[:n],
+            samples=self.samples,
+            looks=self.looks,
+        )
+
+
+class _Schedule:
+    """Which frames are looked at more closely, and how. `now` is in seconds from the first frame."""
+
+    def __init__(self, facts: VideoFacts, looks: bool, samples: bool):
+        self.facts = facts
+        self.next_sample = 0.0 if samples else float("inf")
+        self.sampler, self.looker = VideoReformatter(), VideoReformatter()
+        claimed = facts.claimed_seconds or 0.0
+        self.look_interval = max(LOOK_INTERVAL_SECONDS, claimed / MAX_LOOKS)
+        # the very first frame is often black
+        self.next_look = min(self.look_interval, claimed or self.look_interval) / 4 if looks else float("inf")
+
+    def sample_due(self, now: float) -> bool:
+        due = now >= self.next_sample - JITTER_SECONDS
+        if due:
+            self.next_sample = now + SAMPLE_SECONDS
+        return due
+
+    def look_due(self, now: float) -> bool:
+        due = now >= self.next_look
+        if due:
+            self.next_look += self.look_interval
+        return due
+
+    def sample(self, index: int, frame: Any) -> Sample:
+        small = self.sampler.reformat(
+            frame,
+            *_coded_size(self.facts, SAMPLE_LONG_SIDE),
+            format="gray",
+            interpolation=Interpolation.FAST_BILINEAR,
+            threads=1,
+        )
+        luma = np.ascontiguousarray(_upright(small.to_ndarray(), self.facts.rotation))
+        return Sample(index=index, luma=luma, detail=_detail(frame))
+
+    def look(self, frame: Any) -> bytes:
+        return _look(self.looker, frame, self.facts)
+
+
+class _Vectors:
+    """The codec's motion vectors, read ten times a second; the paper's second measure of motion (section 3.2.1)."""
+
+    def __init__(self, stream: Any):
+        stream.codec_context.flags2 |= Flags2.export_mvs
+        self.next_read = 0.0
+        self.since_anchor = 1  # frames since the last I or P frame, which is what past vectors point at
+        self.fruitless = 0
+
+    def read(self, frame: Any, now: float) -> float:
+        distance, value = self.since_anchor, np.nan
+        is_anchor = int(frame.pict_type) in (1, 2)  # I, P
+        if now >= self.next_read - JITTER_SECONDS and not frame.key_frame and self.fruitless < GIVE_UP_ON_VECTORS:
+            side = frame.side_data.get("MOTION_VECTORS")
+            value = (
+                np.nan if side is None else _mean_length(side.to_ndarray(), max(frame.width, frame.height), distance)
+            )
+            if np.isnan(value):
+                self.fruitless += 1
+            else:
+                self.next_read, self.fruitless = now + STEP_SECONDS, -MAX_FRAMES
+        self.since_anchor = 1 if is_anchor else self.since_anchor + 1
+        return value
+
+
+def _mean_length(vectors: np.ndarray, longer: int, distance: int) -> float:
+    """Mean over the area of blocks predicted from the past, in % of the longer side per frame; NaN without such blocks.
+
+    FFmpeg names no reference frame; the last I or P frame `distance` frames ago is taken, which B-pyramids make too long.
+    """
+    vectors = vectors[::3]  # every third block says as much
+    past = vectors["source"] < 0
+    area = vectors["w"].astype(np.float32) * vectors["h"] * past
+    total = float(area.sum())
+    if not total:
+        return float("nan")
+    length = np.hypot(vectors["motion_x"].astype(np.float32), vectors["motion_y"]) / np.maximum(
+        vectors["motion_scale"], 1
+    )
+    return 100 * float(np.dot(length, area)) / (total * longer * distance)
+
+
+def _detail(frame: Any) -> np.ndarray:
+    """The middle of the luma plane as it was decoded, in 8 bits, uint8; its corner lies on the codec's 8-pixel grid."""
+    top, left = max(0, frame.height - DETAIL[0]) // 16 * 8, max(0, frame.width - DETAIL[1]) // 16 * 8
+    window = np.s_[top : min(top + DETAIL[0], frame.height), left : min(left + DETAIL[1], frame.width)]
+    bits = frame.format.components[0].bits
+    if not frame.format.name.startswith(("yuv", "nv", "gray")) or (bits > 8 and frame.format.is_big_endian):
+        return np.ascontiguousarray(frame.to_ndarray(format="gray")[window])
+    plane = frame.planes[0]
+    if bits == 8:
+        return np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)[window].copy()
+    wide = np.frombuffer(plane, np.uint16).reshape(-1, plane.line_size // 2)[window]
+    return (wide >> (bits - 8)).astype(np.uint8)
 
 
 def _look(reformatter: VideoReformatter, frame: Any, facts: VideoFacts) -> bytes:
@@ -276,24 +438,6 @@ def decode_look(look: bytes) -> np.ndarray:
     picture = cv2.imdecode(np.frombuffer(look, np.uint8), cv2.IMREAD_COLOR)
     assert picture is not None, "looks are JPEGs that we wrote"
     return np.ascontiguousarray(picture[:, :, ::-1])
-
-
-def _batch(
-    pts: list[int], keys: list[bool], planes: list[np.ndarray], looks: list[tuple[int, bytes]], facts: VideoFacts
-) -> FrameBatch:
-    """Packed yuv420p pictures [1.5 h, w] become upright planes."""
-    packed = np.stack(planes)
-    height = packed.shape[1] * 2 // 3
-    width = packed.shape[2]
-    luma = packed[:, :height]
-    chroma = packed[:, height:].reshape(len(packed), 2, height // 2, width // 2)
-    return FrameBatch(
-        pts=np.asarray(pts, np.int64),
-        keyframes=np.asarray(keys),
-        luma=np.ascontiguousarray(_upright(luma, facts.rotation) if facts.rotation else luma),
-        chroma=np.ascontiguousarray(_upright(chroma, facts.rotation) if facts.rotation else chroma),
-        looks=looks,
-    )
 
 
 def read_frames(clip: Mapping[str, Any], times: Sequence[float], height: int, width: int) -> np.ndarray:

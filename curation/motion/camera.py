@@ -2,8 +2,9 @@
 
 from typing import final
 
+from curation.clips.frames import STEP_SECONDS
 from curation.contracts import ClipView, Filter, Signal
-from curation.motion.jitter import SAMPLES_PER_SECOND, camera_path
+from curation.motion.jitter import camera_path
 
 
 @final
@@ -16,6 +17,7 @@ class Camera(Filter):
             name="pan",
             unit="longer sides / s",
             meaning="mean velocity of the camera to the right (the picture moves left)",
+            version=2,
         ),
         Signal(
             name="tilt", unit="longer sides / s", meaning="mean velocity of the camera upwards (the picture moves down)"
@@ -23,8 +25,8 @@ class Camera(Filter):
     )
 
     def score(self, clip: ClipView) -> dict[str, float | None]:
-        path = camera_path(clip)
+        _, path = camera_path(clip)
         if len(path) < 4:
             return {"pan": None, "tilt": None}
-        x, y = path.mean(axis=0) * SAMPLES_PER_SECOND
+        x, y = path.mean(axis=0) / STEP_SECONDS
         return {"pan": float(-x), "tilt": float(y)}

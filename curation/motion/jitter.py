@@ -4,21 +4,22 @@ from typing import final
 
 import numpy as np
 
+from curation.clips.frames import STEP_SECONDS
 from curation.contracts import ClipView, Filter, Signal
 from curation.shots.strip_detector import find_cuts
 
-SAMPLES_PER_SECOND = 10  # hand shake lives at 2-10 Hz; compression noise above
 
-
-def camera_path(clip: ClipView) -> np.ndarray:
-    """Camera shift per 1/10 second in shares of the longer side, float [steps, 2]; unknown shifts count as none."""
+def camera_path(clip: ClipView) -> tuple[np.ndarray, np.ndarray]:
+    """Seconds [steps], and the camera's shift per 1/10 second in shares of the longer side, float [steps, 2]; only known shifts."""
     facts, strip = clip.facts, clip.strip
     longer = max(facts.width, facts.height)
-    x = np.nan_to_num(strip.signals["shift_x"][1:]) * facts.width / longer
-    y = np.nan_to_num(strip.signals["shift_y"][1:]) * facts.height / longer
-    frames = max(1, round(strip.fps / SAMPLES_PER_SECOND))
-    whole = len(x) // frames * frames
-    return np.stack([x[:whole], y[:whole]], axis=1).reshape(-1, frames, 2).sum(axis=1)
+    known = np.isfinite(strip.signals["shift_x"])
+    known[:1] = False  # the first shift comes from outside the clip
+    seconds = strip.clock.frame_seconds[known]
+    x = strip.signals["shift_x"][known] * facts.width / longer
+    y = strip.signals["shift_y"][known] * facts.height / longer
+    step = float(np.median(np.diff(seconds))) if len(seconds) > 1 else STEP_SECONDS
+    return seconds, np.stack([x, y], axis=1) * (STEP_SECONDS / step)
 
 
 @final
@@ -31,6 +32,7 @@ class Jitter(Filter):
             name="jitter",
             unit="% of the longer side",
             meaning="75th percentile of the change of the camera's shift from one tenth of a second to the next",
+            version=2,
         ),
         Signal(
             name="shots_per_second",
@@ -40,10 +42,11 @@ class Jitter(Filter):
     )
 
     def score(self, clip: ClipView) -> dict[str, float | None]:
-        path = camera_path(clip)
-        changes = np.hypot(*np.diff(path, axis=0).T) if len(path) >= 4 else np.empty(0)
+        times, path = camera_path(clip)
+        next_to_each_other = np.diff(times) < 1.5 * np.median(np.diff(times)) if len(times) > 1 else np.empty(0, bool)
+        changes = np.hypot(*np.diff(path, axis=0).T)[next_to_each_other] if len(path) >= 4 else np.empty(0)
         seconds = clip.strip.clock.duration_seconds
         return {
-            "jitter": 100 * float(np.percentile(changes, 75)) if len(changes) else None,
+            "jitter": 100 * float(np.percentile(changes, 75)) if len(changes) >= 3 else None,
             "shots_per_second": len(find_cuts(clip.strip, sensitivity=2.0)) / seconds if seconds > 0 else None,
         }

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from curation.clips.frames import VideoFacts
-from curation.clips.strip import FRAME_SIGNALS, SAMPLED_SIGNALS, Strip
+from curation.clips.signals import SIGNALS
+from curation.clips.strip import Strip
 from curation.clips.time import Clock
 from curation.contracts import ClipView, Filter, filters, signals
 from curation.recipes import RECIPES, load_recipe
@@ -20,7 +21,7 @@ FACTS = VideoFacts(
 
 def _view(frames: int, fill: float) -> ClipView:
     clock = Clock(pts=np.arange(frames, dtype=np.int64), end_pts=frames, time_base=Fraction(1, 30))
-    measured = {name: np.full(frames, fill, np.float32) for name in (*FRAME_SIGNALS, *SAMPLED_SIGNALS)}
+    measured = {name: np.full(frames, fill, np.float32) for name in SIGNALS}
     strip = Strip(video_id="v", clock=clock, keyframes=np.ones(frames, bool), signals=measured)
     return ClipView(facts=FACTS, strip=strip)
 
