@@ -8,14 +8,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from curation.clips.blends import transition_lag
 from curation.clips.strip import Strip
-from curation.shots.transitions import Cut, Gradual, Kind, Transitions, Window, transition_lag
+from curation.shots.transitions import Cut, Gradual, Kind, Transitions, Window
 
 DETECTOR_VERSION = 2
 WINDOW = 12  # frames on either side
-# change x prominence. Of the 37 labelled cuts of 85 real videos the weakest scores 109 (a whip of the camera into the cut), the
-# strongest false one 75 (a swung camera); of 430 simulated joins of these videos 5 % lie below 85 (LOG.md, 2026-11-21)
-CUT_SCORE = 85.0
+# change x prominence. Of the 37 labelled cuts of 85 real videos the weakest scores 98 (a whip of the camera into the cut), the
+# strongest false one 71 (a swung camera); of 298 simulated joins of these videos 4 % lie below 82 (LOG.md, 2026-11-21)
+CUT_SCORE = 82.0
+CALM = 2.0  # luma; in a still neighbourhood a caption is as prominent as a cut, though it changes little
 CUT_LASTS = 0.4  # of the change must still be there a quarter second later; a flash is gone by then
 UNSURE_CUTS = (0.35, 1.5)  # scores, in thresholds, that a referee is asked about
 
@@ -27,9 +29,9 @@ BLEND_EDGE = 0.45  # a still dissolve has 0.5 at its two ends
 # luma; simulated dissolves of 24 to 48 frames reach 18-50, shorter ones 25-107; a car leaving a grey road reaches 18, a title 14
 LONG_CHANGE, LONG_CHANGE_UNSURE = 19.0, 10.0
 LONGEST_DISSOLVE = 2.5  # seconds; what blends for longer is a moving light or a slow pan
-UNIFORM = (
-    0.85  # share of the change that is change of brightness: the iris, a cloud, or a sky that the camera pans over
-)
+# share of the change that is change of brightness: the iris, a cloud, or a sky that the camera pans over
+UNIFORM = 0.8
+SHIFT = 0.15  # of the rise in brightness may be change of contrast, when light is added and not multiplied
 
 PLAIN_CONTRAST = 3.0  # luma; a black or white picture
 BLACK, WHITE = 28.0, 224.0  # luma
@@ -43,7 +45,7 @@ def find_transitions(strip: Strip, sensitivity: float = 1.0) -> Transitions:
     """All transitions of a video in time order. A sensitivity of 2 halves the thresholds of change.
 
     Wants the signals luma_change, long_change, blend_residual, brightness and contrast of every frame
-    (`curation.shots.transitions.transition_signals` says what they are).
+    (`curation.clips.blends` says what the second and third are).
     """
     signals = _Signals(strip)
     fades = _fades(signals)
@@ -132,7 +134,7 @@ def _cut_scores(signals: _Signals, sensitivity: float) -> list[tuple[int, float]
         stays = signals.long_change[frame - 1 : frame + 1]
         if not np.isnan(stays).all() and np.nanmax(stays) < CUT_LASTS * change[frame]:
             continue
-        prominence = change[frame] / (np.sort(around)[-2:].mean() + 1.0)
+        prominence = change[frame] / (np.sort(around)[-2:].mean() + CALM)
         score = float(change[frame] * prominence * sensitivity / CUT_SCORE)
         if score >= UNSURE_CUTS[0]:
             found.append((int(frame), score))
@@ -198,7 +200,7 @@ def _uniform(signals: _Signals, start: int, end: int) -> bool:
     rise = abs(signals.brightness[last] - signals.brightness[first])
     gain = (signals.brightness[last] - 15) / max(1.0, signals.brightness[first] - 15)
     stretch = (signals.contrast[last] + 1) / (signals.contrast[first] + 1)
-    shifted = abs(signals.contrast[last] - signals.contrast[first]) < 0.1 * rise
+    shifted = abs(signals.contrast[last] - signals.contrast[first]) < SHIFT * rise
     return bool(shifted or abs(np.log(max(gain, 1e-3) / stretch)) < 0.25)
 
 

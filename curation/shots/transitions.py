@@ -3,8 +3,6 @@
 from dataclasses import dataclass, replace
 from typing import Literal
 
-import numpy as np
-
 Kind = Literal["dissolve", "fade"]
 
 
@@ -86,32 +84,3 @@ def settle(found: Transitions, verdicts: list[Verdict]) -> Transitions:
         gradual=sorted(gradual, key=lambda each: each.start_frame),
         unsure=unsure,
     )
-
-
-def transition_signals(luma: np.ndarray, fps: float) -> dict[str, np.ndarray]:
-    """The strip's signals that gradual transitions are found by, each float64 [F], NaN where a neighbour is missing.
-
-    luma: uint8 [F, 36, 64]. With k = `transition_lag(fps)` frames: long_change[t] = mean |x[t+k] - x[t-k]| and
-    blend_residual[t] = mean |x[t] - (x[t-k] + x[t+k]) / 2|. In a linear dissolve the middle picture is the mean of its
-    neighbours, so the residual vanishes against the change; motion leaves a half of it or more. Also brightness (mean luma),
-    contrast (standard deviation of luma) and luma_change[t] = mean |x[t] - x[t-1]|.
-    """
-    x, k, n = luma.astype(np.int16), transition_lag(fps), len(luma)
-    change, long_change, residual = (np.full(n, np.nan) for _ in range(3))
-    change[1:] = np.abs(np.diff(x, axis=0)).mean((1, 2))
-    if n > 2 * k:
-        before, here, after = x[: -2 * k], x[k:-k], x[2 * k :]
-        long_change[k:-k] = np.abs(after - before).mean((1, 2))
-        residual[k:-k] = np.abs(2 * here - before - after).mean((1, 2)) / 2
-    return {
-        "luma_change": change,
-        "long_change": long_change,
-        "blend_residual": residual,
-        "brightness": x.mean((1, 2)),
-        "contrast": x.reshape(n, -1).std(1),
-    }
-
-
-def transition_lag(fps: float) -> int:
-    """Frames to either side that a frame is compared with: about a quarter second, at least 2 and at most 15."""
-    return int(min(15, max(2, round(fps / 4))))

@@ -9,10 +9,11 @@ from functools import cache
 
 import numpy as np
 
+from curation.clips.blends import transition_lag
 from curation.clips.frames import span_pictures
 from curation.clips.strip import Strip
 from curation.shots.strip_detector import is_plain
-from curation.shots.transitions import Cut, Gradual, Transitions, Verdict, Window, transition_lag
+from curation.shots.transitions import Cut, Gradual, Transitions, Verdict, Window
 from models.transnet import HEIGHT, MIDDLE, WIDTH, WINDOW, TransNet, load_transnet, transition_probabilities
 
 DETECTOR_VERSION = 1
