@@ -14,8 +14,8 @@ from curation.shots.transitions import Cut, Gradual, Kind, Transitions, Window
 
 DETECTOR_VERSION = 2
 WINDOW = 12  # frames on either side
-# change x prominence. Of the 37 labelled cuts of 85 real videos the weakest scores 98 (a whip of the camera into the cut), the
-# strongest false one 71 (a swung camera); of 298 simulated joins of these videos 4 % lie below 82 (LOG.md, 2026-11-21)
+# change x prominence. Of the 37 labelled cuts of 85 real videos the weakest scores 101 (a whip of the camera into the cut), the
+# strongest false one 74 (a swung camera); of 298 simulated joins of these videos 4 % lie below 82 (LOG.md, 2026-11-21)
 CUT_SCORE = 82.0
 CALM = 2.0  # luma; in a still neighbourhood a caption is as prominent as a cut, though it changes little
 CUT_LASTS = 0.4  # of the change must still be there a quarter second later; a flash is gone by then
@@ -31,6 +31,7 @@ LONG_CHANGE, LONG_CHANGE_UNSURE = 19.0, 10.0
 LONGEST_DISSOLVE = 2.5  # seconds; what blends for longer is a moving light or a slow pan
 # share of the change that is change of brightness: the iris, a cloud, or a sky that the camera pans over
 UNIFORM = 0.8
+UNIFORM_CHANGE = 40.0  # luma in half a second, at most: such light changes slowly (seen: 10-32), short dissolves do not
 SHIFT = 0.15  # of the rise in brightness may be change of contrast, when light is added and not multiplied
 
 PLAIN_CONTRAST = 3.0  # luma; a black or white picture
@@ -195,7 +196,7 @@ def _uniform(signals: _Signals, start: int, end: int) -> bool:
     if not n:
         return False
     share = np.abs(after[:n] - before[:n]) / (signals.long_change[middle][:n] + 1e-6)
-    if np.nanmedian(share) < UNIFORM:
+    if np.nanmedian(share) < UNIFORM or np.nanmax(signals.long_change[middle]) > UNIFORM_CHANGE:
         return False
     rise = abs(signals.brightness[last] - signals.brightness[first])
     gain = (signals.brightness[last] - 15) / max(1.0, signals.brightness[first] - 15)
