@@ -2,7 +2,7 @@
 
 python -m benchmarks.shots [FOLDER] [--json] [--detectors strip,strip+transnet,...] [--joined 10]
 
-FOLDER holds videos and their SOURCES.csv (file, n_shots, hard_cut_frames, gradual_and_notes); samples/ by default. A cut counts
+FOLDER holds videos and their SOURCES.csv (file, hard_cut_frames or hard_cuts, and, where known, n_shots and gradual_and_notes or gradual); samples/ by default. A cut counts
 within one frame, once. A gradual transition counts as found where any transition overlaps its window, and a cut inside such a
 window is neither right nor wrong. Intervals: 95 % of 2,000 resamplings of the videos.
 """
@@ -83,9 +83,9 @@ def labels(folder: Path) -> Iterator[Labelled]:
     with (folder / "SOURCES.csv").open() as file:
         for row in csv.DictReader(file):
             path = folder / row["file"]
-            if not row["n_shots"] or not path.is_file():
+            if not path.is_file() or not row.get("n_shots", not row.get("expected_fate")):
                 continue
-            notes = row["gradual_and_notes"]
+            notes = row.get("gradual_and_notes") or row.get("gradual") or ""
             windows = [
                 (word, int(start), int(end) + 1)
                 for word, start, end in re.findall(r"(dissolve|fade-in|fades out) (\d+)-(?:about )?(\d+)", notes)
@@ -94,7 +94,7 @@ def labels(folder: Path) -> Iterator[Labelled]:
                 windows.append(("fade-in", 0, 24))
             yield Labelled(
                 path=path,
-                cuts=tuple(int(frame) for frame in row["hard_cut_frames"].split()),
+                cuts=tuple(int(frame) for frame in (row.get("hard_cut_frames") or row.get("hard_cuts") or "").split()),
                 gradual=tuple((start, end) for _, start, end in windows),
                 neutral=tuple((int(a), int(b) + 1) for a, b in re.findall(r"(\d+)-(\d+) vertical slide", notes)),
             )

@@ -19,7 +19,7 @@ WINDOW = 12  # frames on either side
 CUT_SCORE = 82.0
 CALM = 2.0  # luma; in a still neighbourhood a caption is as prominent as a cut, though it changes little
 CUT_LASTS = 0.4  # of the change must still be there a quarter second later; a flash is gone by then
-UNSURE_CUTS = (0.35, 1.5)  # scores, in thresholds, that a referee is asked about
+UNSURE = (0.35, 1.5)  # scores, in thresholds, that a referee is asked about
 
 # residual / (long change + 1): linear dissolves 0.02-0.25, with motion in long ones up to 0.5; of 50,000 simulated frames within
 # shots, 4 runs below 0.25 with a long change above 10
@@ -58,11 +58,11 @@ def find_transitions(strip: Strip, sensitivity: float = 1.0) -> Transitions:
             continue
         if score >= 1:
             cuts.append(Cut(frame=frame, seconds=signals.second(frame), score=score))
-        if UNSURE_CUTS[0] <= score < UNSURE_CUTS[1]:
+        if UNSURE[0] <= score < UNSURE[1]:
             unsure.append(Window(start_frame=frame, end_frame=frame + 1, closeness=min(score, 1 / score)))
     unsure += [
         Window(start_frame=each.start, end_frame=each.end, closeness=each.closeness)
-        for each in doubtful
+        for each in [*doubtful, *(one for one in dissolves if one.closeness > 1 / UNSURE[1])]
         if not any(each.start <= cut.frame < each.end for cut in cuts)
     ]
     return Transitions(
@@ -128,7 +128,7 @@ class _Signals:
 def _cut_scores(signals: _Signals, sensitivity: float) -> list[tuple[int, float]]:
     """Frames that may be cuts with their scores, down to the lowest a referee would be asked about."""
     change, found = signals.change, []
-    for frame in np.flatnonzero(change * change >= UNSURE_CUTS[0] * CUT_SCORE / sensitivity):
+    for frame in np.flatnonzero(change * change >= UNSURE[0] * CUT_SCORE / sensitivity):
         around = np.concatenate([change[max(1, frame - WINDOW) : frame], change[frame + 1 : frame + 1 + WINDOW]])
         if len(around) < 3:
             continue
@@ -137,7 +137,7 @@ def _cut_scores(signals: _Signals, sensitivity: float) -> list[tuple[int, float]
             continue
         prominence = change[frame] / (np.sort(around)[-2:].mean() + CALM)
         score = float(change[frame] * prominence * sensitivity / CUT_SCORE)
-        if score >= UNSURE_CUTS[0]:
+        if score >= UNSURE[0]:
             found.append((int(frame), score))
     return found
 
