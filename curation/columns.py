@@ -4,20 +4,23 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from curation.clips.schema import LEDGER, TABLES, Column
+from curation.clips.schema import CUTS, LEDGER, TABLES, Column
 from curation.contracts import filters
 
 BEGIN, END = "<!-- columns: written by `python -m curation.columns` -->", "<!-- end of columns -->"
 
 
 def all_columns() -> dict[str, tuple[Column, ...]]:
-    """Table -> its columns; `ledger` is the view."""
+    """Table -> its columns; `ledger` is the view, `cuts` the index of cut clips."""
     signals = tuple(
         Column(name=s.name, type=pa.float64(), unit=s.unit, writer=f"{each.stage}/{_file(each)}", meaning=s.meaning)
         for each in filters()
         for s in each.signals
     )
-    return {name: own + (signals if name == "clips" else ()) for name, own in TABLES.items()} | {"ledger": LEDGER}
+    return {name: own + (signals if name == "clips" else ()) for name, own in TABLES.items()} | {
+        "ledger": LEDGER,
+        "cuts": CUTS,
+    }
 
 
 def _file(each: object) -> str:

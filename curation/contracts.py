@@ -10,12 +10,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 
 from curation.clips.frames import VideoFacts, decode_look
 from curation.clips.strip import Strip
+
+Rung = Literal["container", "keyframes", "frames", "models"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +54,9 @@ class Filter(ABC):
 
     stage: ClassVar[str]  # visual or motion
     signals: ClassVar[tuple[Signal, ...]]
-    needs_pictures: ClassVar[bool] = False  # the last rung of the ladder: models
+    rung: ClassVar[Rung] = (
+        "frames"  # the cheapest rung of the ladder (curation.ladder) that can tell; "models" sees pictures
+    )
 
     @abstractmethod
     def score(self, clip: ClipView) -> Mapping[str, float | None]:
@@ -69,7 +73,7 @@ def filters() -> tuple[Filter, ...]:
             found += [
                 m() for m in members if isinstance(m, type) and issubclass(m, Filter) and m.__module__ == module.name
             ]
-    return tuple(sorted(found, key=lambda f: (f.needs_pictures, f.stage != "visual", type(f).__name__)))
+    return tuple(sorted(found, key=lambda f: (f.rung == "models", f.stage != "visual", type(f).__name__)))
 
 
 def signals() -> dict[str, Signal]:

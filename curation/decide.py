@@ -13,6 +13,7 @@ from curation.recipes import Recipe, Rule
 
 COMPARE = {"<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge}
 SAID = {"<": "not below", "<=": "above", ">": "not above", ">=": "below"}  # how a rule that failed reads
+EARLY_RUNGS = ("container", "packets", "keyframes")  # of the ladder: no clips were cut
 VALIDATION_SHARE = 0.1
 
 Row = dict[str, Any]
@@ -150,7 +151,7 @@ def _split(rows: list[Row]) -> None:
         row["split"] = "validation" if digest[0] < 256 * VALIDATION_SHARE else "train"
 
 
-def decide_video(video: Mapping[str, Any], clip_rows: Sequence[Row], original: str | None) -> Row:
+def decide_video(video: Mapping[str, Any], clip_rows: Sequence[Row], original: str | None, recipe: Recipe) -> Row:
     """The fate of one video. original: the URI that entered first with the same bytes, if this is the second."""
     row: Row = {
         "kind": "video",
@@ -190,6 +191,12 @@ def decide_video(video: Mapping[str, Any], clip_rows: Sequence[Row], original: s
         }
     if any(clip["fate"] == "kept" for clip in clip_rows):
         return row
+    if video.get("rung") in EARLY_RUNGS:
+        [early] = [each for each in recipe.all_rules if each.name == video["early_rule"]]
+        said = _sentence(early.signal, video["early_value"], early.comparison, early.threshold)
+        reason = f"{said}, by its {video['rung']} alone (no more was read)"
+        _leave(row, early.name, video["early_value"], early.comparison, early.threshold, reason)
+        return row | {"failed_rules": [early.name]}
     tally: dict[str, int] = {}
     for clip in clip_rows:
         tally[clip["rule"]] = tally.get(clip["rule"], 0) + 1

@@ -1,4 +1,4 @@
-"""The ledger's arithmetic: in = kept + rejected + duplicate + quarantined, and what each rule took."""
+"""The ledger's arithmetic: in = kept + rejected + duplicate + quarantined, what each rule took, what each rung of the ladder spared."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from curation.clips.manifest import Snapshot
+from curation.decide import EARLY_RUNGS
+from curation.measure import claimed_seconds
 from curation.recipes import parse_recipe
 
 FATES = ("kept", "rejected", "duplicate", "quarantined")
@@ -83,3 +85,60 @@ def funnel(snapshot: Snapshot) -> list[FunnelStep]:
         )
         entered = left
     return steps
+
+
+@dataclass(frozen=True, kw_only=True)
+class LadderStep:
+    """One rung of a run with a ladder. stopped: videos (clips, on the rung of models) that paid for nothing above it.
+
+    spent, saved: CPU seconds; saved is estimated from what the others cost per second and megapixel. audited: videos that the rung
+    would have stopped and that climbed on for the audit; wrong: those of them that have a clip kept.
+    """
+
+    rung: str
+    stopped: int
+    spent: float
+    saved: float
+    audited: int
+    wrong: int
+
+
+def ladder(snapshot: Snapshot) -> list[LadderStep]:
+    """What each rung stopped and saved. Empty where no rung stopped or audited anything."""
+    videos = [row for row in snapshot.table("videos").to_pylist() if row["rung"] is not None]
+    decided = snapshot.table("decisions", ["kind", "video_id", "fate"]).to_pylist()
+    kept = {row["video_id"] for row in decided if row["kind"] == "clip" and row["fate"] == "kept"}
+    rule_rung = {row["early_rule"]: row["rung"] for row in videos if row["rung"] in EARLY_RUNGS}
+    full = [row for row in videos if row["rung"] not in EARLY_RUNGS]
+    seconds = sum(row["duration_seconds"] for row in full)
+    per_megapixel = _share(
+        sum(row["decode_seconds"] for row in full),
+        sum(row["duration_seconds"] * row["width"] * row["height"] for row in full),
+    )
+    per_second = _share(sum(row["model_seconds"] for row in full), seconds)
+    steps = []
+    for rung in EARLY_RUNGS:
+        stopped = [row for row in videos if row["rung"] == rung]
+        audit = [row for row in full if row["early_rule"] is not None and rule_rung.get(row["early_rule"]) == rung]
+        spared = [(claimed_seconds(row), row["width"] * row["height"]) for row in stopped]
+        steps.append(
+            LadderStep(
+                rung=rung,
+                stopped=len(stopped),
+                spent=sum(row["early_seconds"] or 0.0 for row in stopped),
+                saved=sum(length * (pixels * per_megapixel + per_second) for length, pixels in spared),
+                audited=len(audit),
+                wrong=sum(row["video_id"] in kept for row in audit),
+            )
+        )
+    clips = snapshot.table("clips", ["duration_seconds", "skipped_signals"]).to_pylist()
+    skipped = [clip["duration_seconds"] for clip in clips if clip["skipped_signals"]]
+    seen = sum(clip["duration_seconds"] for clip in clips) - sum(skipped)
+    models = sum(row["model_seconds"] for row in full)
+    saved = sum(skipped) * _share(models, seen)
+    steps.append(LadderStep(rung="models", stopped=len(skipped), spent=models, saved=saved, audited=0, wrong=0))
+    return steps if any(step.stopped or step.audited for step in steps) else []
+
+
+def _share(part: float, whole: float) -> float:
+    return part / whole if whole else 0.0

@@ -1,18 +1,22 @@
 """Everything that is measured of a video, in one visit: strip, shots, clips, scores, embeddings. Knows neither Ray nor tables."""
 
 import hashlib
+import json
 import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
+from curation import ladder
 from curation.clips.errors import UnreadableVideo
+from curation.clips.frames import VideoFacts
 from curation.clips.manifest import canonical_json
 from curation.clips.storage import join, local_copy
 from curation.clips.strip import STRIP_VERSION, Decoded, Strip, make_strip, read_strip
 from curation.clips.time import clip_id
 from curation.content.embedding import EMBEDDER, embed
-from curation.contracts import ClipView, Filter, Signal, filters, signals
+from curation.contracts import ClipView, Filter, Signal, filters
 from curation.decide import COMPARE
 from curation.prison import Prison
 from curation.recipes import Recipe
@@ -22,17 +26,38 @@ from curation.shots.lengths import Piece, cut_clips
 ATTEMPTS = 2  # a decoder that dies once may have been unlucky; twice is the video's fault
 SHORTFALL = 0.1  # decoded less than claimed by a tenth, and by a second: the file is cut short
 EMBED = Signal(name="embedding", unit="", meaning="", version=1)
+SLOWEST_BYTES_PER_SECOND = 1_000  # no footage is smaller; bounds what a lying container can claim
+PATIENCE = 0.05  # seconds of wall time per megapixel decoded, 25 times what H.264 takes on a quiet core
+START_SECONDS = 60.0  # of the child, on a loaded machine
+
+
+def claimed_seconds(row: Mapping[str, Any]) -> float:
+    """What the container of a videos row claims, as far as its bytes can bear it."""
+    most = row["bytes"] / SLOWEST_BYTES_PER_SECOND
+    return most if row["claimed_seconds"] is None else min(row["claimed_seconds"], most)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Video:
-    """One video of a shard. strip_uri: where its strip is stored already, relative to the lake; None if it must be decoded."""
+    """One video of a shard. facts: what the container said. strip_uri: where its strip is stored already, relative to the lake."""
 
     uri: str
     video_id: str
     sha256: str
     size: int
+    facts: VideoFacts
     strip_uri: str | None = None
+
+    @property
+    def seconds(self) -> float:
+        """How long it may be."""
+        return claimed_seconds({"bytes": self.size, "claimed_seconds": self.facts.claimed_seconds})
+
+    @property
+    def time_limit(self) -> float:
+        """Seconds of wall and CPU time that decoding it may take, from duration x pixels."""
+        megapixels = self.facts.width * self.facts.height / 1e6
+        return START_SECONDS + self.seconds * min(self.facts.fps, 240.0) * max(0.1, megapixels) * PATIENCE
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,9 +70,24 @@ class Measurement:
     strip: Strip | None
 
 
-def signal_versions() -> str:
-    """The versions of every signal as the clips table records them."""
-    return canonical_json({name: signal.version for name, signal in signals().items()} | {EMBEDDER: EMBED.version})
+@dataclass(frozen=True, kw_only=True)
+class Visit:
+    """What comes out of the prison: a verdict of a cheap rung, or the decode with its cuts; and what either cost in CPU seconds."""
+
+    verdict: ladder.Verdict | None
+    decoded: Decoded | None
+    cuts: list[int]
+    early_seconds: float
+    decode_seconds: float
+
+
+def current_versions() -> dict[str, str]:
+    """The version of every signal as this code measures it; what is a function of the strip has the strip's version in it."""
+    versions = {EMBEDDER: str(EMBED.version)}
+    for each in filters():
+        on_strip = f"/strip-{STRIP_VERSION}" if each.rung in ("keyframes", "frames") else ""
+        versions |= {signal.name: f"{signal.version}{on_strip}" for signal in each.signals}
+    return versions
 
 
 def detector_version(recipe: Recipe) -> str:
@@ -63,83 +103,143 @@ def measurement_key(recipe: Recipe, ladder: bool) -> str:
     shots = [recipe.clip_max_seconds, recipe.drop_head_seconds, detector_version(recipe)]
     rules = [rule.model_dump(exclude={"source"}) for rule in recipe.all_rules] if ladder else []
     return hashlib.sha256(
-        canonical_json([STRIP_VERSION, shots, signal_versions(), ladder, rules]).encode()
+        canonical_json([STRIP_VERSION, shots, current_versions(), ladder, rules]).encode()
     ).hexdigest()[:16]
 
 
-def decode(path: str, video_id: str, detector: str) -> tuple[Decoded, list[int]]:
-    """What runs in the prison: one decode, and the cuts."""
-    decoded = make_strip(path, video_id)
+def audited(identity: str, recipe: Recipe) -> bool:
+    """Whether a video or clip is in the sample that a ladder measures in full nevertheless."""
+    return int(identity[:8], 16) < recipe.audit_share * 2**32
+
+
+def visit(path: str, video_id: str, recipe: Recipe, climb: bool, stop: bool, safe: bool) -> Visit:
+    """What runs in the prison: the cheap rungs, if the run has a ladder, and one decode, unless a rung stops it."""
+    started = time.process_time()
+    verdict = ladder.climb(path, recipe) if climb else None
+    early = time.process_time() - started
+    if verdict is not None and stop:
+        return Visit(verdict=verdict, decoded=None, cuts=[], early_seconds=early, decode_seconds=0.0)
+    decoded = make_strip(path, video_id, looks=not safe, vectors=not safe)
     if len(decoded.strip) < 2:
         raise UnreadableVideo("single_picture", "only one frame decodes: a picture, not a video")
-    if detector == "strip":
+    if recipe.detector == "strip":
         cuts = strip_detector.find_cuts(decoded.strip)
     else:
-        cuts = pyscenedetect.find_cuts(path, decoded.strip, detector)
-    return decoded, [cut.frame for cut in cuts]
+        cuts = pyscenedetect.find_cuts(path, decoded.strip, recipe.detector)
+    return Visit(
+        verdict=verdict,
+        decoded=decoded,
+        cuts=[cut.frame for cut in cuts],
+        early_seconds=early,
+        decode_seconds=time.process_time() - started - early,
+    )
+
+
+def twice(prisoner: Callable[[bool], Any]) -> tuple[Any, int]:
+    """Call `prisoner(safe)` and, if the decoder dies of it, once more with safer settings. Returns its result and the attempts.
+
+    An `UnreadableVideo` carries the number of attempts as `attempts`.
+    """
+    for attempt in range(1, ATTEMPTS + 1):
+        try:
+            return prisoner(attempt > 1), attempt
+        except UnreadableVideo as error:
+            error.attempts = attempt
+            if error.cause != "decoder_killed" or attempt == ATTEMPTS:
+                raise
+    raise AssertionError("the loop returns or raises")
 
 
 def measure(
-    video: Video, recipe: Recipe, ladder: bool, prison: Prison, lake_uri: str, known: dict[str, dict[str, Any]]
+    video: Video, recipe: Recipe, climb: bool, prison: Prison, lake_uri: str, known: dict[str, dict[str, Any]]
 ) -> Measurement:
     """Measure one video. A video that cannot be read becomes a row with its cause; nothing of the footage's doing raises.
 
-    known: clip_id -> clips row measured before with the same signal versions; such clips are not measured again.
+    climb: whether the run has a ladder. known: clip_id -> clips row measured before; of such clips only signals of other
+    versions are measured again.
     """
     row: dict[str, Any] = {"uri": video.uri, "video_id": video.video_id, "sha256": video.sha256, "bytes": video.size}
+    row |= facts_row(video.facts)
     if video.strip_uri is not None and recipe.detector == "strip":
         again = _from_stored_strip(video, recipe, lake_uri, known)
         if again is not None:
             return Measurement(video=row | {"known": True}, clips=again, embeddings=[], strip=None)
-    started, attempts = time.perf_counter(), 0
+    stop = climb and not audited(video.video_id, recipe)
     try:
         with local_copy(video.uri) as path:
-            while True:
-                attempts += 1
-                try:
-                    decoded, cuts = prison.run(
-                        decode, path, video.video_id, recipe.detector, seconds=120 + video.size / 100_000
-                    )
-                    break
-                except UnreadableVideo as error:
-                    if error.cause != "decoder_killed" or attempts >= ATTEMPTS:
-                        raise
+            visited, attempts = twice(
+                lambda safe: prison.run(
+                    visit, path, video.video_id, recipe, climb and not safe, stop, safe, seconds=video.time_limit
+                )
+            )
     except (UnreadableVideo, OSError) as error:
         cause = error.cause if isinstance(error, UnreadableVideo) else "missing"
-        row |= {"cause": cause, "error": str(error), "attempts": attempts, "damaged": True, "num_shots": 0}
+        row |= {
+            "cause": cause,
+            "error": str(error),
+            "attempts": error.attempts if isinstance(error, UnreadableVideo) else 1,
+            "damaged": True,
+        }
+        return Measurement(video=row | {"num_shots": 0}, clips=[], embeddings=[], strip=None)
+    row |= {"attempts": attempts, "early_seconds": visited.early_seconds}
+    if visited.verdict is not None:
+        row |= {"early_rule": visited.verdict.rule, "early_value": visited.verdict.value, "rung": visited.verdict.rung}
+    if visited.decoded is None:
         return Measurement(video=row, clips=[], embeddings=[], strip=None)
-    seconds = time.perf_counter() - started
-    pieces = cut_clips(decoded.strip, cuts, recipe.clip_max_seconds, recipe.drop_head_seconds)
-    row |= _video_row(decoded, len(pieces), attempts, seconds)
+    decoded = visited.decoded
+    pieces = cut_clips(decoded.strip, visited.cuts, recipe.clip_max_seconds, recipe.drop_head_seconds)
     clips, embeddings = [], []
+    started = time.process_time()
     for piece in pieces:
-        clip, vector = _measure_clip(video, decoded, piece, recipe, ladder, known)
+        clip, vector = _measure_clip(video, decoded, piece, recipe, climb, known)
         clips.append(clip)
         if vector is not None:
             embeddings.append({"clip_id": clip["clip_id"], "embedder": EMBEDDER, "embedding": vector})
+    row |= _decoded_row(decoded, len(pieces)) | {"decode_seconds": visited.decode_seconds}
+    row["model_seconds"] = time.process_time() - started
     return Measurement(video=row, clips=clips, embeddings=embeddings, strip=decoded.strip)
 
 
 def _from_stored_strip(
     video: Video, recipe: Recipe, lake_uri: str, known: dict[str, dict[str, Any]]
 ) -> list[dict[str, Any]] | None:
-    """The clips of this recipe, if every one of them was measured before; their shots come from the stored strip."""
+    """The clips of this recipe without a decode, if they were measured before and what has a new version needs no pictures."""
     assert video.strip_uri is not None
     try:
         strip = read_strip(join(lake_uri, video.strip_uri), video.video_id)
     except (OSError, KeyError):
         return None  # a lost strip is made again
     cuts = [cut.frame for cut in strip_detector.find_cuts(strip)]
-    pieces = cut_clips(strip, cuts, recipe.clip_max_seconds, recipe.drop_head_seconds)
-    stream_index = next(iter(known.values()))["stream_index"] if known else 0
-    ids = [_identity(video.video_id, strip, piece, stream_index)["clip_id"] for piece in pieces]
-    return [known[i] for i in ids] if all(i in known for i in ids) else None
+    clips = []
+    for piece in cut_clips(strip, cuts, recipe.clip_max_seconds, recipe.drop_head_seconds):
+        clip = known.get(_identity(video.video_id, strip, piece, video.facts.stream_index)["clip_id"])
+        if clip is None or clip["skipped_signals"] or EMBEDDER in _stale(clip):
+            return None
+        due = _filters_due(clip)
+        if any(each.rung == "models" for each in due):
+            return None
+        if due:
+            view = ClipView(facts=video.facts, strip=strip.span(piece.start_frame, piece.end_frame))
+            clip = clip | {"signal_versions": canonical_json(current_versions())}
+            for each in due:
+                clip |= each.score(view)
+        clips.append(clip)
+    return clips
 
 
-def _video_row(decoded: Decoded, num_shots: int, attempts: int, seconds: float) -> dict[str, Any]:
-    facts, clock = decoded.facts, decoded.strip.clock
-    duration = clock.duration_seconds
-    missing = (facts.claimed_seconds or 0.0) - duration
+def _stale(clip: dict[str, Any]) -> set[str]:
+    """Signals of a clips row that were measured by another version, or never."""
+    measured = json.loads(clip["signal_versions"])
+    return {name for name, version in current_versions().items() if measured.get(name) != version}
+
+
+def _filters_due(clip: dict[str, Any]) -> list[Filter]:
+    again = _stale(clip) | set(clip["skipped_signals"])
+    return [each for each in filters() if again & {signal.name for signal in each.signals}]
+
+
+def facts_row(facts: VideoFacts) -> dict[str, Any]:
+    """What the container and the first frame said, as columns of the videos table."""
     return {
         "container": facts.container,
         "codec": facts.codec,
@@ -147,21 +247,48 @@ def _video_row(decoded: Decoded, num_shots: int, attempts: int, seconds: float) 
         "stream_index": facts.stream_index,
         "time_base_numerator": facts.time_base.numerator,
         "time_base_denominator": facts.time_base.denominator,
-        "start_pts": int(clock.pts[0]),
-        "end_pts": int(clock.end_pts),
-        "num_frames": len(clock),
-        "duration_seconds": duration,
         "claimed_seconds": facts.claimed_seconds,
-        "fps": decoded.strip.fps,
+        "claimed_fps": facts.fps,
+        "sample_aspect_ratio": str(facts.sample_aspect_ratio),
         "width": facts.width,
         "height": facts.height,
         "rotation": facts.rotation,
         "has_sound": facts.has_audio,
+    }
+
+
+def facts_of_row(row: dict[str, Any]) -> VideoFacts:
+    """What `facts_row` was made of."""
+    return VideoFacts(
+        container=row["container"],
+        codec=row["codec"],
+        pixel_format=row["pixel_format"],
+        stream_index=row["stream_index"],
+        time_base=Fraction(row["time_base_numerator"], row["time_base_denominator"]),
+        width=row["width"],
+        height=row["height"],
+        rotation=row["rotation"],
+        sample_aspect_ratio=Fraction(row["sample_aspect_ratio"]),
+        claimed_seconds=row["claimed_seconds"],
+        fps=row["claimed_fps"],
+        has_audio=row["has_sound"],
+    )
+
+
+def _decoded_row(decoded: Decoded, num_shots: int) -> dict[str, Any]:
+    facts, clock = decoded.facts, decoded.strip.clock
+    duration = clock.duration_seconds
+    missing = (facts.claimed_seconds or 0.0) - duration
+    return facts_row(facts) | {
+        "start_pts": int(clock.pts[0]),
+        "end_pts": int(clock.end_pts),
+        "num_frames": len(clock),
+        "duration_seconds": duration,
+        "fps": decoded.strip.fps,
         "damaged": decoded.decode_errors > 0 or missing > max(1.0, SHORTFALL * (facts.claimed_seconds or 0.0)),
         "num_shots": num_shots,
         "strip_version": STRIP_VERSION,
-        "decode_seconds": seconds,
-        "attempts": attempts,
+        "rung": "frames",
     }
 
 
@@ -189,11 +316,14 @@ def _identity(video_id: str, strip: Strip, piece: Piece, stream_index: int) -> d
 
 
 def _measure_clip(
-    video: Video, decoded: Decoded, piece: Piece, recipe: Recipe, ladder: bool, known: dict[str, dict[str, Any]]
+    video: Video, decoded: Decoded, piece: Piece, recipe: Recipe, climb: bool, known: dict[str, dict[str, Any]]
 ) -> tuple[dict[str, Any], Any]:
-    identity = _identity(video.video_id, decoded.strip, piece, decoded.facts.stream_index)
-    if identity["clip_id"] in known:
-        return known[identity["clip_id"]], None
+    """A clips row, and its embedding unless the lake has it or the ladder spares it."""
+    row = _identity(video.video_id, decoded.strip, piece, decoded.facts.stream_index)
+    before = known.get(row["clip_id"])
+    due = list(filters()) if before is None else _filters_due(before)
+    row = (before or {"signal_versions": "{}", "skipped_signals": ["embedding"]}) | row
+    embedding_due = EMBEDDER in _stale(row) or "embedding" in row["skipped_signals"]
     start = decoded.strip.clock.frame_seconds[piece.start_frame]
     looks = [
         (float(decoded.strip.clock.frame_seconds[frame] - start), look)
@@ -201,37 +331,36 @@ def _measure_clip(
         if piece.start_frame <= frame < piece.end_frame
     ]
     view = ClipView(facts=decoded.facts, strip=decoded.strip.span(piece.start_frame, piece.end_frame), looks=looks)
-    row = identity | {
+    row |= {
         "width": decoded.facts.width,
         "height": decoded.facts.height,
         "has_sound": decoded.facts.has_audio,
         "detector": detector_version(recipe),
-        "signal_versions": signal_versions(),
+        "signal_versions": canonical_json(current_versions()),
         "skipped_signals": [],
     }
-    vector = None
-    for each in filters():
-        if each.needs_pictures and ladder and _spared(row, recipe):
-            row |= _skip(row, each)
-            continue
-        row |= each.score(view)
-    if ladder and _spared(row, recipe):
+    spared = False
+    for each in due:  # those that see pictures come last
+        spared = spared or (each.rung == "models" and climb and _spared(row, recipe))
+        if each.rung == "models" and spared:
+            names = [signal.name for signal in each.signals]
+            row |= dict.fromkeys(names)
+            row["skipped_signals"].extend(names)
+        else:
+            row |= each.score(view)
+    if not embedding_due:
+        return row, None
+    if climb and _spared(row, recipe):
         row["skipped_signals"].append("embedding")
-    else:
-        seen = embed(view)
-        vector = seen.pop("embedding")
-        row |= seen
-    return row, vector
-
-
-def _skip(row: dict[str, Any], each: Filter) -> dict[str, Any]:
-    names = [signal.name for signal in each.signals]
-    row["skipped_signals"].extend(names)
-    return dict.fromkeys(names)
+        return row, None
+    seen = embed(view)
+    vector = seen.pop("embedding")
+    return row | seen, vector
 
 
 def _spared(row: dict[str, Any], recipe: Recipe) -> bool:
     """Whether a ladder stops here: some rule has failed already, and the clip is not in the audit sample."""
-    audited = int(row["clip_id"][:8], 16) < recipe.audit_share * 2**32
     values = [(rule, row.get(rule.signal)) for rule in recipe.all_rules]
-    return not audited and any(v is not None and not COMPARE[rule.comparison](v, rule.threshold) for rule, v in values)
+    return not audited(row["clip_id"], recipe) and any(
+        v is not None and not COMPARE[rule.comparison](v, rule.threshold) for rule, v in values
+    )

@@ -7,7 +7,8 @@ is new, what the recipe decides over everything measured, what is said of the cl
 import hashlib
 import importlib.metadata
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,7 +24,8 @@ from curation.clips.storage import join, remove_folder, require_writable
 from curation.clips.strip import STRIP_VERSION
 from curation.content.embedding import EMBEDDER
 from curation.decide import decide_clips, decide_video
-from curation.measure import Video, measurement_key
+from curation.ladder import ask_container
+from curation.measure import Video, audited, facts_of_row, measurement_key
 from curation.recipes import Recipe
 from curation.shard import ShardJob, clips_schema, cut_shards, read_staged, shard_name
 from curation.sources.footage import Footage, find_footage
@@ -36,16 +38,34 @@ FACTS = {column.name for column in VIDEOS} - {"uri"}
 
 @dataclass(frozen=True, kw_only=True)
 class Progress:
-    """How far a run is. stage: identify, measure, decide, commit."""
+    """How far a run is. stage: identify, measure, decide, commit.
+
+    costs, of the stage measure: CPU seconds so far of the cheap rungs, of decoding and of models, seconds of video measured, workers,
+    and the most bytes of memory that one worker held.
+    """
 
     stage: str
     done: int
     total: int
     seconds: float
     counts: dict[str, int] = field(default_factory=dict)
+    costs: dict[str, float] = field(default_factory=dict)
 
 
 Report = Callable[[Progress], None]
+
+
+COST_PER_SECOND = 0.25  # CPU seconds for a second of video, of a new lake; the mean of the project's samples
+
+
+def cost_per_second(measured: Iterable[Mapping[str, Any]]) -> float:
+    """CPU seconds that a second of video took, over the videos of a lake that were measured in full."""
+    cost, seconds = 0.0, 0.0
+    for row in measured:
+        if row["duration_seconds"] and row["decode_seconds"]:
+            cost += row["decode_seconds"] + (row["model_seconds"] or 0.0)
+            seconds += row["duration_seconds"]
+    return cost / seconds if seconds else COST_PER_SECOND
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,7 +157,7 @@ class _Run:
         self.rows: dict[tuple[str, str], dict[str, Any]] = {}  # (uri, video_id) -> videos row
         self.originals: dict[str, str] = {}  # video_id -> the URI that entered first
         self.new_videos: list[dict[str, Any]] = []
-        self.retried: list[dict[str, Any]] = []
+        self.changed: list[dict[str, Any]] = []  # rows that the lake has in another form
 
     def run(self) -> Commit:
         self._identify()
@@ -149,9 +169,18 @@ class _Run:
         decisions = self._decide(clips, embeddings)
         return self._commit(shards, clips, decisions)
 
-    def _say(self, stage: str, done: int, total: int, **counts: int) -> None:
+    def _say(
+        self,
+        stage: str,
+        done: int,
+        total: int,
+        counts: dict[str, int] | None = None,
+        costs: dict[str, float] | None = None,
+    ) -> None:
         elapsed = time.monotonic() - self.started
-        self.report(Progress(stage=stage, done=done, total=total, seconds=elapsed, counts=counts))
+        self.report(
+            Progress(stage=stage, done=done, total=total, seconds=elapsed, counts=counts or {}, costs=costs or {})
+        )
 
     # --- what enters, and what of it is new ----------------------------------------------------------------------
 
@@ -164,6 +193,7 @@ class _Run:
             found[item["uri"]] = item
             self._say("identify", len(found), len(columns))
         known = {(row["uri"], row["video_id"]): row for row in self.lake.head("videos").to_pylist()}
+        self.in_lake = set(known)
         self.measured = {video_id: row for (_, video_id), row in known.items() if row["cause"] is None}
         before = self.lake.head(
             "decisions", ["dataset", "kind", "uri", "video_id"], where=("dataset", [self.plan.dataset])
@@ -177,18 +207,11 @@ class _Run:
             key = (uri, digest[:32])
             again = key in known and known[key]["cause"] is not None and self.retry_quarantined
             if key not in known or again:
-                row = {
-                    "uri": uri,
-                    "video_id": digest[:32],
-                    "sha256": digest,
-                    "bytes": item["size"],
-                    "cause": None,
-                    "error": None,
-                }
-                if item["error"] is not None:
-                    row |= {"cause": "missing", "error": item["error"], "attempts": 1}
-                self.rows[key] = row | columns[uri]
-                (self.retried if again else self.new_videos).append(self.rows[key])
+                row = {"uri": uri, "video_id": key[1], "sha256": digest, "bytes": item["size"]}
+                facts = {name: value for name, value in item.items() if name in FACTS}
+                unread = {"damaged": True, "num_shots": 0} if item["cause"] is not None else {}
+                self.rows[key] = row | facts | unread | columns[uri]
+                (self.changed if again else self.new_videos).append(self.rows[key])
             else:
                 self.rows[key] = known[key]
         for uri, video_id in self.rows:
@@ -197,7 +220,7 @@ class _Run:
     def _unchanged(self) -> Commit | None:
         """The commit there is, when this call would only repeat it."""
         commits = self.lake.commits(self.plan.dataset)
-        if not commits or self.new_videos or self.retried or set(self.rows) != self.decided_before:
+        if not commits or self.new_videos or self.changed or set(self.rows) != self.decided_before:
             return None
         last = commits[-1]
         return last if (last.recipe_hash, last.measured_by) == (self.recipe.hash, self._measured_by()) else None
@@ -209,34 +232,52 @@ class _Run:
 
     def _measure(self) -> list[str]:
         """Send every readable video of the data set through the workers; what they know already costs them a look at its strip."""
-        videos = [
-            Video(
+        videos = []
+        for row in self.rows.values():
+            if row["cause"] is not None or self.originals[row["video_id"]] != row["uri"]:
+                continue
+            video = Video(
                 uri=row["uri"],
                 video_id=row["video_id"],
                 sha256=row["sha256"],
                 size=row["bytes"],
+                facts=facts_of_row(row),
                 strip_uri=self._strip_uri(row["video_id"]),
             )
-            for row in self.rows.values()
-            if row["cause"] is None and self.originals[row["video_id"]] == row["uri"]
-        ]
-        shards = cut_shards(videos, workers.num_workers())
-        recipe = self.recipe.model_dump()
+            if not self._stopped_by_container(row, video):
+                videos.append(video)
+        shards = cut_shards(videos, workers.num_workers(), cost_per_second(self.measured.values()))
         job = ShardJob(
             lake_uri=self.lake.uri,
             catalog=self.lake.catalog_uri,
-            recipe=recipe,
+            recipe=self.recipe.model_dump(),
             ladder=self.plan.ladder,
             key=self._measured_by(),
         )
-        done, clips, quarantined = 0, 0, 0
-        self._say("measure", 0, len(videos))
+        counts: Counter[str] = Counter()
+        costs: Counter[str] = Counter()
+        pool = min(workers.num_workers(), len(shards))
+        self._say("measure", 0, len(videos), costs={"workers": pool})
         for summary in workers.measure_shards(shards, job) if shards else ():
-            done += summary["videos"]
-            clips += summary["clips"]
-            quarantined += summary["quarantined"]
-            self._say("measure", done, len(videos), clips=clips, quarantined=quarantined)
+            peak = max(costs["peak_bytes"], summary.pop("peak_bytes"))
+            counts.update({k: v for k, v in summary.items() if isinstance(v, int)})
+            costs.update({k: v for k, v in summary.items() if isinstance(v, float)})
+            costs |= Counter({"workers": pool, "peak_bytes": peak})
+            self._say("measure", counts["videos"], len(videos), dict(counts), dict(costs))
         return [shard_name(shard, job.key) for shard in shards]
+
+    def _stopped_by_container(self, row: dict[str, Any], video: Video) -> bool:
+        """The ladder's first rung, which the identification has paid for already; the audit sample goes on."""
+        verdict = ask_container(video.facts, self.recipe) if self.plan.ladder and video.strip_uri is None else None
+        if verdict is None:
+            return False
+        row |= {"early_rule": verdict.rule, "early_value": verdict.value}
+        if audited(video.video_id, self.recipe):
+            return False
+        row["rung"] = verdict.rung
+        if (video.uri, video.video_id) in self.in_lake:
+            self.changed.append(row)
+        return True
 
     def _strip_uri(self, video_id: str) -> str | None:
         row = self.measured.get(video_id)
@@ -253,6 +294,8 @@ class _Run:
                     row = {
                         k: v for k, v in self.measured[row["video_id"]].items() if k in FACTS and entry.get(k) is None
                     }
+                elif (row["uri"], row["video_id"]) in self.in_lake:
+                    self.changed.append(entry)
                 entry.update(row)
             clips += read_staged(self.lake.uri, name, "clips").to_pylist()
             for row in read_staged(self.lake.uri, name, "embeddings").to_pylist():
@@ -281,10 +324,12 @@ class _Run:
         video_rows = []
         for (uri, video_id), row in self.rows.items():
             original = self.originals[video_id]
-            video_rows.append(decide_video(row, of_video.get(video_id, []), None if original == uri else original))
+            video_rows.append(
+                decide_video(row, of_video.get(video_id, []), None if original == uri else original, self.recipe)
+            )
         counts = ledger.counts_of([*video_rows, *clip_rows])
         ledger.check(counts, len(self.rows), len(clips))
-        self._say("decide", len(clips), len(clips), **counts)
+        self._say("decide", len(clips), len(clips), counts)
         return [*video_rows, *clip_rows]
 
     # --- captions and the commit -------------------------------------------------------------------------------------
@@ -308,8 +353,8 @@ class _Run:
         """Write what is new, the data set's decisions as a whole, and, last of all, the row that makes it a snapshot."""
         self._say("commit", 0, 1)
         self.lake.append("videos", _table(self.new_videos, _with_passed_through(self.new_videos)))
-        if self.retried:
-            again = {(row["uri"], row["video_id"]): row for row in self.retried}
+        if self.changed:
+            again = {(row["uri"], row["video_id"]): row for row in self.changed}
             same = self.lake.head("videos", where=("video_id", [v for _, v in again])).to_pylist()
             rows = [again.pop((row["uri"], row["video_id"]), row) for row in same]
             self.lake.replace("videos", "video_id", _table(rows, _with_passed_through(rows)))
@@ -347,7 +392,7 @@ class _Run:
             measured_by=self._measured_by(),
         )
         remove_folder(join(self.lake.uri, "staging"))
-        self._say("commit", 1, 1, **counts)
+        self._say("commit", 1, 1, counts)
         return commit
 
 

@@ -4,6 +4,7 @@ The child is a fresh Python process that runs one function call at a time; what 
 decoder takes it down (a crash, an endless loop, a picture that wants all memory) the caller gets an `UnreadableVideo` instead.
 """
 
+import gc
 import os
 import resource
 import signal
@@ -12,6 +13,7 @@ import sys
 import tempfile
 from collections.abc import Callable
 from multiprocessing.connection import Connection, Pipe
+from pathlib import Path
 from typing import Any
 
 from curation.clips.errors import UnreadableVideo
@@ -29,6 +31,7 @@ class Prison:
         self._child: subprocess.Popen[bytes] | None = None
         self._pipe: Connection | None = None
         self._calls = 0
+        self.peak_bytes = 0  # of memory, over the children so far; whoever measures may set it back
 
     def run(self, function: Callable[..., Any], *arguments: Any, seconds: float) -> Any:
         """`function(*arguments)` in the child, at most `seconds` of wall time and of CPU time.
@@ -46,7 +49,8 @@ class Prison:
                 raise UnreadableVideo(
                     "decoder_killed", f"decoding took longer than its {seconds:.0f} s and was stopped"
                 )
-            result, error = self._pipe.recv()
+            result, error, peak = self._pipe.recv()
+            self.peak_bytes = max(self.peak_bytes, peak)
         except (EOFError, OSError) as broken:
             code = self._child.wait()
             words = self._stderr_tail()
@@ -96,6 +100,12 @@ class Prison:
         self._child = self._pipe = None
 
 
+def peak_memory() -> int:
+    """Most bytes of memory this process held since it started (VmHWM; ru_maxrss would count the parent's before exec)."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
+
+
 def _serve(descriptor: int, memory_bytes: int) -> None:
     """The child's life: take a call, answer it, until the parent goes away."""
     resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
@@ -103,20 +113,21 @@ def _serve(descriptor: int, memory_bytes: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     with Connection(descriptor) as pipe:
         while True:
+            gc.freeze()  # what is imported stays; the decoder's frequent collections need not walk over it
             try:
                 function, arguments, seconds = pipe.recv()
             except EOFError:
                 return
             used = sum(resource.getrusage(resource.RUSAGE_SELF)[:2])
             resource.setrlimit(resource.RLIMIT_CPU, (int(used + seconds) + 2, resource.RLIM_INFINITY))
-            answer: tuple[Any, Exception | None]
+            result, problem = None, None
             try:
-                answer = function(*arguments), None
+                result = function(*arguments)
             except Exception as error:
                 error.__cause__ = error.__context__ = error.__traceback__ = None
-                answer = None, error
+                problem = error
             try:
-                pipe.send(answer)
+                pipe.send((result, problem, peak_memory()))
             except BrokenPipeError:
                 return
 

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
@@ -13,12 +13,14 @@ from curation.clips.schema import CLIPS, EMBEDDINGS, VIDEOS, arrow_schema
 from curation.clips.storage import exists, filesystem, join, write_bytes
 from curation.clips.strip import write_strips
 from curation.contracts import signals
-from curation.measure import Measurement, Video, measure, signal_versions
-from curation.prison import Prison
+from curation.decide import EARLY_RUNGS
+from curation.measure import Measurement, Video, facts_of_row, facts_row, measure
+from curation.prison import Prison, peak_memory
 from curation.recipes import Recipe
 
 MAX_BYTES = 512 << 20
 MAX_VIDEOS = 64
+MAX_COST_SECONDS = 120.0  # CPU seconds; what a killed worker loses at most, unless one video alone costs more
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,18 +34,21 @@ class ShardJob:
     key: str
 
 
-def cut_shards(videos: Sequence[Video], workers: int) -> list[list[Video]]:
-    """Lists of videos of bounded bytes and count, in order; at least four shards per worker, so that none waits long for the last."""
-    total = sum(video.size for video in videos)
-    bound = min(MAX_BYTES, max(1, total // (4 * max(1, workers))))
+def cut_shards(videos: Sequence[Video], workers: int, cost_per_second: float) -> list[list[Video]]:
+    """Lists of videos of bounded bytes, count and cost, in order; at least four shards per worker, so that none waits long for the last.
+
+    cost_per_second: CPU seconds that a second of video takes, as measured before.
+    """
+    most = min(MAX_COST_SECONDS, cost_per_second * sum(video.seconds for video in videos) / (4 * max(1, workers)))
     shards: list[list[Video]] = []
-    size = 0
+    size, cost = 0, 0.0
     for video in videos:
-        if not shards or size + video.size > bound or len(shards[-1]) >= MAX_VIDEOS:
+        own = cost_per_second * video.seconds
+        if not shards or size + video.size > MAX_BYTES or cost + own > most or len(shards[-1]) >= MAX_VIDEOS:
             shards.append([])
-            size = 0
+            size, cost = 0, 0.0
         shards[-1].append(video)
-        size += video.size
+        size, cost = size + video.size, cost + own
     return shards
 
 
@@ -69,33 +74,36 @@ def read_staged(lake_uri: str, name: str, table: str) -> pa.Table:
 def run_shard(videos: Sequence[Video], job: ShardJob, prison: Prison) -> dict[str, Any]:
     """Measure the videos of a shard and stage the rows; a shard that was staged before is not done again.
 
-    Returns a few numbers: name, videos, clips, quarantined, video_seconds. The last file written, videos.parquet, makes it complete.
+    Returns a few numbers: name, videos, clips, quarantined, video_seconds, and the CPU seconds and peak memory it took (0 if it was
+    staged before). The last file written, videos.parquet, makes it complete.
     """
     name = shard_name(videos, job.key)
+    prison.peak_bytes = 0
     if not exists(staged(job.lake_uri, name, "videos")):
         recipe = Recipe.model_validate(job.recipe)
         known = _known_clips(videos, job)
         measured = [measure(v, recipe, job.ladder, prison, job.lake_uri, known.get(v.video_id, {})) for v in videos]
         _stage(name, measured, job)
-    rows = read_staged(job.lake_uri, name, "videos").select(["cause", "duration_seconds"]).to_pylist()
+    columns = ["cause", "duration_seconds", "early_seconds", "decode_seconds", "model_seconds", "rung"]
+    rows = read_staged(job.lake_uri, name, "videos").select(columns).to_pylist()
+    totals = {cost: sum((row[cost] or 0.0 for row in rows), 0.0) for cost in columns if cost.endswith("_seconds")}
     return {
         "name": name,
         "videos": len(rows),
         "clips": read_staged(job.lake_uri, name, "clips").num_rows,
         "quarantined": sum(row["cause"] is not None for row in rows),
-        "video_seconds": sum(row["duration_seconds"] or 0.0 for row in rows),
+        "stopped_early": sum(row["rung"] in EARLY_RUNGS for row in rows),
+        "peak_bytes": prison.peak_bytes + peak_memory(),
+        **totals,
     }
 
 
 def _known_clips(videos: Sequence[Video], job: ShardJob) -> dict[str, dict[str, dict[str, Any]]]:
-    """Clips of these videos measured before, by video: with today's signal versions and nothing skipped."""
-    ids = [video.video_id for video in videos if video.strip_uri is not None]
-    if not ids:
-        return {}
+    """Clips of these videos measured before, by video; which of their signals are out of date is measure's to see."""
+    ids = [video.video_id for video in videos]
     known: dict[str, dict[str, dict[str, Any]]] = {}
     for row in Lake(job.lake_uri, job.catalog).head("clips", where=("video_id", ids)).to_pylist():
-        if row["signal_versions"] == signal_versions() and not row["skipped_signals"]:
-            known.setdefault(row["video_id"], {})[row["clip_id"]] = row
+        known.setdefault(row["video_id"], {})[row["clip_id"]] = row
     return known
 
 
@@ -122,9 +130,11 @@ def _write(uri: str, rows: list[dict[str, Any]], schema: pa.Schema) -> None:
 
 
 def as_item(videos: Sequence[Video]) -> dict[str, Any]:
-    """A shard as a row for Ray Data: ids and references, never pixels."""
-    return {"videos": [asdict(video) for video in videos]}
+    """A shard as a row for Ray Data: ids and facts, never pixels; about 500 bytes a video."""
+    plain = ("uri", "video_id", "sha256", "size", "strip_uri")
+    return {"videos": [{name: getattr(v, name) for name in plain} | facts_row(v.facts) for v in videos]}
 
 
 def from_item(item: dict[str, Any]) -> list[Video]:
-    return [Video(**fields) for fields in item["videos"]]
+    plain = ("uri", "video_id", "sha256", "size", "strip_uri")
+    return [Video(**{name: row[name] for name in plain}, facts=facts_of_row(row)) for row in item["videos"]]

@@ -1,10 +1,11 @@
 """The one door to Ray in curation: connect, hash footage, and stream shards through a pool of actors."""
 
 import contextlib
+import json
 import logging
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -15,13 +16,16 @@ import ray
 import ray.data
 
 from curation.clips.errors import UnreadableVideo, WrongCall
-from curation.clips.storage import sha256
-from curation.measure import Video
+from curation.clips.frames import probe
+from curation.clips.storage import local_copy, sha256
+from curation.measure import START_SECONDS, Video, facts_row, twice
 from curation.prison import Prison
 from curation.shard import ShardJob, as_item, from_item, run_shard
 
 LOOPBACK = "127.0.0.2"  # Ray rewrites 127.0.0.1 to the machine's outer address; this one it leaves alone
 WORKER_MEMORY = 1_200 << 20  # measured peak of one worker: classifier 420 MB, text reader 350, prison 300 (LOG.md)
+IDENTIFIER_MEMORY = 400 << 20  # measured peak: 150 MB, its prison 130
+RAY_MEMORY = 600 << 20  # measured: Ray's own processes on one machine
 
 
 def connect(address: str | None = None) -> None:
@@ -75,21 +79,38 @@ def num_workers() -> int:
     return max(1, min(int(resources.get("CPU", 1)), by_memory or 1))
 
 
-class Hasher:
-    """Reads footage once for its identity."""
+class Identifier:
+    """One actor, one core: reads footage once for its identity, and asks the container (the ladder's first rung) what it holds."""
+
+    def __init__(self) -> None:
+        self.prison = Prison()
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+        found: dict[str, Any] = {
+            "uri": row["uri"],
+            "sha256": None,
+            "size": 0,
+            "cause": None,
+            "error": None,
+            "attempts": 1,
+        }
         try:
-            digest, size = sha256(row["uri"])
+            with local_copy(row["uri"]) as path:
+                found["sha256"], found["size"] = sha256(path)
+                facts, found["attempts"] = twice(lambda _: self.prison.run(probe, path, seconds=START_SECONDS))
+            found |= facts_row(facts)
         except UnreadableVideo as error:
-            return {"uri": row["uri"], "sha256": None, "size": 0, "error": str(error)}
-        return {"uri": row["uri"], "sha256": digest, "size": size, "error": None}
+            found |= {"cause": error.cause, "error": str(error), "attempts": error.attempts}
+        except OSError as error:
+            found |= {"cause": "missing", "error": f"cannot read {row['uri']}: {error}"}
+        return found
 
 
 def identify(uris: Sequence[str]) -> Iterator[dict[str, Any]]:
-    """uri, sha256, size, error of every video, as they come."""
+    """uri, sha256, size, attempts of every video, as they come; with what the container said, or a cause and an error."""
     items = ray.data.from_items([{"uri": uri} for uri in uris], override_num_blocks=min(len(uris), 8 * num_workers()))
-    yield from items.map(Hasher().__call__, num_cpus=1).iter_rows()
+    pool = ray.data.ActorPoolStrategy(size=min(num_workers(), len(uris)))
+    yield from items.map(Identifier, compute=pool, num_cpus=1, memory=IDENTIFIER_MEMORY).iter_rows()  # type: ignore[arg-type]
 
 
 class CurationWorker:
@@ -107,5 +128,26 @@ def measure_shards(shards: Sequence[Sequence[Video]], job: ShardJob) -> Iterator
     """Stream shards through the pool; a summary of each, as they finish. A worker that dies is replaced and its shard done again."""
     items = ray.data.from_items([as_item(shard) for shard in shards], override_num_blocks=len(shards))
     pool = ray.data.ActorPoolStrategy(size=min(num_workers(), len(shards)), max_tasks_in_flight_per_actor=1)
-    done = items.map(CurationWorker, fn_constructor_args=[job], compute=pool, num_cpus=1)  # type: ignore[arg-type]
+    done = items.map(CurationWorker, fn_constructor_args=[job], compute=pool, num_cpus=1, memory=WORKER_MEMORY)  # type: ignore[arg-type]
+    yield from done.iter_rows()
+
+
+class PrisonWorker:
+    """One actor, one core, one prison."""
+
+    def __init__(self, function: Callable[[dict[str, Any], Prison], dict[str, int]]):
+        self.function = function
+        self.prison = Prison()
+
+    def __call__(self, item: dict[str, Any]) -> dict[str, int]:
+        return self.function(json.loads(item["job"]), self.prison)
+
+
+def run_in_prisons(
+    function: Callable[[dict[str, Any], Prison], dict[str, int]], jobs: Sequence[dict[str, Any]]
+) -> Iterator[dict[str, int]]:
+    """`function(job, prison)` for jobs of plain values, through the pool; a few numbers of each, as they finish."""
+    items = ray.data.from_items([{"job": json.dumps(job)} for job in jobs], override_num_blocks=len(jobs))
+    pool = ray.data.ActorPoolStrategy(size=min(num_workers(), len(jobs)), max_tasks_in_flight_per_actor=1)
+    done = items.map(PrisonWorker, fn_constructor_args=[function], compute=pool, num_cpus=1)  # type: ignore[arg-type]
     yield from done.iter_rows()

@@ -136,6 +136,7 @@ def test_progress_is_a_line_a_stage_and_bars_only_on_a_terminal(
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_the_whole_demo_from_the_command_line(tmp_path: Path) -> None:
     out = tmp_path / "demo"
     command = [sys.executable, "-m", "api.cli", "demo", "--out", str(out), "--samples", str(ROOT / "samples")]

@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 import yaml
@@ -39,6 +39,14 @@ def curate_command(
     retry_quarantined: Annotated[
         bool, typer.Option("--retry-quarantined", help="Try unreadable videos again.")
     ] = False,
+    cut: Annotated[
+        Literal["copy", "exact"] | None,
+        typer.Option(
+            help="Write the kept clips to OUT/clips, after the commit. copy: no re-encoding; a file begins at a keyframe and the "
+            "index OUT/clips/DATASET@NUMBER.parquet says which of its frames are the clip. exact: H.264 and AAC, from the clip's "
+            "first frame to its last."
+        ),
+    ] = None,
     catalog: Catalog = None,
     as_json: Json = False,
     progress_file: Annotated[Path | None, typer.Option(hidden=True, envvar="CINEMILL_PROGRESS")] = None,
@@ -49,12 +57,17 @@ def curate_command(
     run it again, and it continues.
 
     cinemill curate ~/footage --recipe moviegen_768 --out s3://bucket/lake --catalog postgresql://...
+
+    cinemill curate ~/footage --cut copy    # also a file for every kept clip
     """
+    from curation.cut import cut_clips, index_uri, require_one_way
     from curation.pipeline import curate, plan_run
     from curation.recipes import load_recipe
 
     chosen = load_recipe(recipe)
     plan = plan_run(sources, chosen, out, dataset, limit, sample, catalog)
+    if cut is not None:
+        require_one_way(plan.lake, cut)
     if dry_run:
         words = {
             "videos": len(plan.footage),
@@ -64,6 +77,7 @@ def curate_command(
             "recipe_hash": chosen.hash,
             "scores": "ladder" if plan.ladder else "full",
             "out": plan.lake.uri,
+            "cut": cut,
         }
         print(json.dumps(words) if as_json else "\n".join(f"{k:>18}  {v}" for k, v in words.items()))
         return
@@ -71,11 +85,14 @@ def curate_command(
         commit = curate(
             sources, chosen, out, dataset, address, limit, sample, retry_quarantined, catalog=catalog, progress=progress
         )
+        snapshot = plan.lake.snapshot(commit.dataset, commit.number)
+        files = None if cut is None else cut_clips(snapshot, cut, address, progress).to_pylist()
     name = f"{plan.lake.uri}#{commit.dataset}@{commit.number}"
     if as_json:
-        print(
-            json.dumps({"snapshot": name, "number": commit.number, "dataset": commit.dataset, "counts": commit.counts})
-        )
+        words = {"snapshot": name, "number": commit.number, "dataset": commit.dataset, "counts": commit.counts}
+        if files is not None:
+            words["cut"] = {"index": index_uri(snapshot)} | _cut_counts(files)
+        print(json.dumps(words))
         return
     c = commit.counts
     print(f"snapshot {name}")
@@ -84,9 +101,17 @@ def curate_command(
             f"{kind:>8}: {c[f'{kind}_in']} in = {c[f'{kind}_kept']} kept + {c[f'{kind}_rejected']} rejected "
             f"+ {c[f'{kind}_duplicate']} duplicate + {c[f'{kind}_quarantined']} quarantined"
         )
+    if files is not None:
+        n = _cut_counts(files)
+        print(f"    cut: {n['copy']} copied + {n['exact']} encoded + {n['failed']} failed; {index_uri(snapshot)}")
     if plan.passed_over:
         print(f"{plan.passed_over} files that are no videos were passed over")
     print(f"next: cinemill manifest show --out {out}    cinemill serve --data {out}")
+
+
+def _cut_counts(files: list[dict[str, Any]]) -> dict[str, int]:
+    ways = [row["way"] if row["error"] is None else "failed" for row in files]
+    return {way: ways.count(way) for way in ("copy", "exact", "failed")}
 
 
 def _read(action: Any, file: str) -> Any:

@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -15,6 +16,7 @@ from api.cli.curation import Catalog, Json, Out
 from curation.clips import Lake, Snapshot
 from curation.clips.errors import UnknownSnapshot, WrongCall
 from curation.clips.schema import TABLES
+from curation.ledger import LadderStep
 
 manifest_app = typer.Typer(help="Look into a lake: its data sets, snapshots, files and ledgers.", no_args_is_help=True)
 Dataset = Annotated[str | None, typer.Option(help="The data set, if the lake holds several.", metavar="NAME")]
@@ -49,12 +51,21 @@ def show_command(
     out: Out = "lake", dataset: Dataset = None, snapshot: Number = None, catalog: Catalog = None, as_json: Json = False
 ) -> None:
     """The funnel of a snapshot: what each rule took, in recipe order, and why videos left."""
-    from curation.ledger import counts, funnel
+    from curation.ledger import counts, funnel, ladder
 
     chosen = _lake(out, catalog).snapshot(dataset, snapshot)
-    steps, tally = funnel(chosen), counts(chosen)
+    steps, tally, rungs = funnel(chosen), counts(chosen), ladder(chosen)
     if as_json:
-        print(json.dumps({"snapshot": chosen.name, "counts": tally, "funnel": [vars(step) for step in steps]}))
+        print(
+            json.dumps(
+                {
+                    "snapshot": chosen.name,
+                    "counts": tally,
+                    "funnel": [vars(step) for step in steps],
+                    "ladder": [vars(step) for step in rungs],
+                }
+            )
+        )
         return
     console = Console()
     console.print(f"[bold]{chosen.name}[/bold]", highlight=False)
@@ -74,11 +85,23 @@ def show_command(
             step.rule, keeps, *(str(n) for n in (step.entered, step.rejected, step.only_this_rule, step.left))
         )
     console.print(table)
+    if rungs:
+        console.print(ladder_table(rungs))
     reasons = Counter(
         row["reason"] for row in chosen.table("ledger").to_pylist() if row["kind"] == "video" and row["reason"]
     )
     for reason, number in reasons.most_common():
         console.print(f"{number} x {reason}", markup=False)
+
+
+def ladder_table(rungs: Sequence[LadderStep]) -> Table:
+    """What each rung of the ladder stopped, cost and saved."""
+    table = Table("rung", "stopped", "CPU s spent", "CPU s saved, about", "audited", "of these wrong", box=None)
+    for step in rungs:
+        table.add_row(
+            step.rung, str(step.stopped), f"{step.spent:.1f}", f"{step.saved:.0f}", str(step.audited), str(step.wrong)
+        )
+    return table
 
 
 @manifest_app.command("files")

@@ -15,6 +15,7 @@ LABELS = {
     "measure": "shots, filters, pictures",
     "decide": "deciding",
     "commit": "writing the manifest",
+    "cut": "cutting clips",
 }
 
 
@@ -50,6 +51,6 @@ class CurationProgress:
         if progress.stage not in self.tasks:
             label = LABELS.get(progress.stage, progress.stage)
             self.tasks[progress.stage] = self.bars.add_task(label, total=max(1, progress.total), note="")
-        note = ", ".join(f"{n} {name}" for name, n in progress.counts.items() if progress.stage == "measure")
+        note = ", ".join(f"{n} {name}" for name, n in progress.counts.items() if progress.stage in ("measure", "cut"))
         done = progress.done if progress.total else 1
         self.bars.update(self.tasks[progress.stage], completed=done, total=max(1, progress.total), note=note)

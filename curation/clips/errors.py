@@ -12,13 +12,15 @@ class UnknownSnapshot(WrongCall):
 class UnreadableVideo(Exception):
     """A video (or a span of one) cannot be decoded. `cause` is a short stable word, the message a plain sentence.
 
-    Causes: missing, empty, unreadable, no_video_stream, nothing_decodes, single_picture, format_not_allowed, decoder_killed.
+    Causes: missing, empty, unreadable, no_video_stream, nothing_decodes, single_picture, format_not_allowed, too_large,
+    too_long, decoder_killed. `attempts`: how often it was tried.
     """
 
     def __init__(self, cause: str, message: str):
         super().__init__(cause, message)  # both arguments, so that it survives pickling between processes
         self.cause = cause
         self.message = message
+        self.attempts = 1
 
     def __str__(self) -> str:
         return self.message

@@ -6,6 +6,7 @@ demuxed, no protocol but `file` is followed, and whoever decodes footage of othe
 
 import gc
 import os
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -56,6 +57,7 @@ class VideoFacts:
     rotation: int  # degrees counter-clockwise that a player turns the coded picture
     sample_aspect_ratio: Fraction
     claimed_seconds: float | None
+    fps: float  # what the container says, 25 if it says nothing
     has_audio: bool
 
 
@@ -133,23 +135,35 @@ def _stream(container: "av.container.InputContainer") -> Any:
     return stream
 
 
+def _pts_in_decode_order(container: "av.container.InputContainer", stream: Any) -> bool:
+    """Whether the file's pts are not presentation times. AVI stores none: FFmpeg numbers H.264 packets as they lie, and the n-th
+    picture presented takes the n-th packet's number."""
+    name = stream.codec_context.name
+    return name in CODECS_WITH_PTS_IN_DECODE_ORDER or (container.format.name == "avi" and name in ("h264", "hevc"))
+
+
 def _decoded(
     container: "av.container.InputContainer", stream: Any, end: ScanEnd | None = None
 ) -> Iterator[tuple[int, Any]]:
     """Every presented frame with its time stamp, in presentation order; broken packets are counted and passed over."""
     by_dts = stream.codec_context.name in CODECS_WITH_PTS_IN_DECODE_ORDER
+    slots: deque[int | None] | None = deque() if not by_dts and _pts_in_decode_order(container, stream) else None
     last: int | None = None
     step = 1
     packets = container.demux(stream)
     while True:
         try:
             packet = next(packets)
+            if slots is not None and packet.size:
+                slots.append(packet.pts)
             frames = packet.decode()
         except StopIteration:
             break
         except av.ArgumentError:
             continue  # Theora's empty packets, "show the last picture again", are no damage
         except av.FFmpegError:
+            if slots:
+                slots.pop()
             if end is None:
                 continue
             end.decode_errors += 1
@@ -158,6 +172,8 @@ def _decoded(
             continue
         for frame in frames:
             stamp = frame.dts if by_dts and frame.dts is not None else frame.pts
+            if slots is not None:
+                stamp = slots.popleft() if slots else None
             if stamp is None or (last is not None and stamp <= last):
                 stamp = 0 if last is None else last + step  # a frame without its own time follows the one before
             elif last is not None:
@@ -179,6 +195,10 @@ def _turns(frame: Any) -> int:
 
 
 def _facts(container: Any, stream: Any, frame: Any) -> VideoFacts:
+    if frame.width * frame.height > MAX_PIXELS:
+        raise UnreadableVideo(
+            "too_large", f"its pictures have {frame.width}x{frame.height} pixels; {MAX_PIXELS:,} is the most"
+        )
     rotation = _turns(frame)
     ratio = stream.sample_aspect_ratio or stream.codec_context.sample_aspect_ratio or Fraction(1)
     ratio = ratio if ratio > 0 else Fraction(1)
@@ -199,6 +219,7 @@ def _facts(container: Any, stream: Any, frame: Any) -> VideoFacts:
         rotation=rotation,
         sample_aspect_ratio=ratio,
         claimed_seconds=None if claimed is None else float(claimed),
+        fps=float(stream.average_rate or stream.guessed_rate or 25),
         has_audio=bool(container.streams.audio),
     )
 
@@ -210,6 +231,27 @@ def probe(path: str) -> VideoFacts:
         for _, frame in _decoded(container, stream):
             return _facts(container, stream, frame)
     raise UnreadableVideo("nothing_decodes", f"not one frame of its {stream.codec_context.name} stream decodes")
+
+
+def packet_seconds(path: str) -> float | None:
+    """The span of the video stream's packets in seconds, nothing decoded: at least what is presented.
+
+    None for fewer than two packets. Raises `UnreadableVideo`.
+    """
+    with _open(path) as container:
+        stream = _stream(container)
+        first, last, packets = None, None, 0
+        try:
+            for packet in container.demux(stream):
+                stamp = packet.dts if packet.pts is None else packet.pts
+                if stamp is not None:
+                    first = stamp if first is None else min(first, stamp)
+                    packets += 1
+                    end = stamp + int(packet.duration or 0)
+                    last = end if last is None else max(last, end)
+        except av.FFmpegError as error:
+            raise UnreadableVideo("unreadable", f"its packets cannot be read to the end ({_reason(error)})") from error
+        return None if first is None or last is None or packets < 2 else float((last - first) * stream.time_base)
 
 
 def count_frames(path: str) -> int:
@@ -483,7 +525,7 @@ def _frames_of_span(path: str, stream_index: int, start: int, end: int) -> Itera
         with _open(path) as container:
             stream = container.streams[stream_index]
             stream.codec_context.thread_count = 1
-            if seek and (start <= 0 or stream.codec_context.name in CODECS_WITH_PTS_IN_DECODE_ORDER):
+            if seek and (start <= 0 or _pts_in_decode_order(container, stream)):
                 continue
             if seek:
                 try:

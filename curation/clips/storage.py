@@ -96,6 +96,13 @@ def local_copy(uri: str) -> Iterator[str]:
         yield target
 
 
+def files_below(uri: str) -> dict[str, int]:
+    """Every file in a folder and below: path inside the folder -> size in bytes. Empty where there is no such folder."""
+    system, path = filesystem(uri)
+    found = system.get_file_info(pafs.FileSelector(path, allow_not_found=True, recursive=True))
+    return {info.path[len(path) :].lstrip("/"): info.size for info in found if info.type == pafs.FileType.File}
+
+
 def remove_folder(uri: str) -> None:
     """Remove a folder and everything in it, if it is there."""
     system, path = filesystem(uri)

@@ -17,6 +17,7 @@ class Borders(Filter):
     """
 
     stage = "visual"
+    rung = "keyframes"
     signals = (
         Signal(name="border_share", unit="0..1", meaning="share of the picture's area that is dark border"),
         Signal(name="crop_left", unit="pixels", meaning="left edge of the picture inside its borders"),

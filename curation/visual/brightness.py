@@ -10,6 +10,7 @@ class Brightness(Filter):
     """Mean luma over the clip. Black is 16, white 235."""
 
     stage = "visual"
+    rung = "keyframes"
     signals = (Signal(name="brightness", unit="luma, 16..235", meaning="mean luma over all frames"),)
 
     def score(self, clip: ClipView) -> dict[str, float | None]:

@@ -12,6 +12,7 @@ class Sharpness(Filter):
     """Median over the samples, so that one blurred pan or one sharp title decides nothing."""
 
     stage = "visual"
+    rung = "keyframes"
     signals = (
         Signal(
             name="sharpness",

@@ -10,6 +10,7 @@ class Size(Filter):
     """The shorter side decides what a clip can be trained at: 720 or 768 pixels in the paper (section 3.2.1)."""
 
     stage = "visual"
+    rung = "container"
     signals = (
         Signal(
             name="short_side",

@@ -53,7 +53,7 @@ class Text(Filter):
         ),
         Signal(name="text_share", unit="0..1", meaning="largest share of one picture's area that text covers"),
     )
-    needs_pictures = True
+    rung = "models"
 
     def score(self, clip: ClipView) -> dict[str, float | None]:
         pictures = clip.pictures(PICTURES)

@@ -15,7 +15,7 @@ from curation.recipes import RECIPES, load_recipe
 
 FACTS = VideoFacts(
     container="mp4", codec="h264", pixel_format="yuv420p", stream_index=0, time_base=Fraction(1, 30), width=640, height=360,
-    rotation=0, sample_aspect_ratio=Fraction(1), claimed_seconds=2.0, has_audio=False,
+    rotation=0, sample_aspect_ratio=Fraction(1), claimed_seconds=2.0, fps=30.0, has_audio=False,
 )  # fmt: skip
 
 

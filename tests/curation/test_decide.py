@@ -95,16 +95,16 @@ def test_concepts_are_clusters_of_direction() -> None:
 def test_a_video_sums_up_its_clips() -> None:
     video = {"uri": "/v.mp4", "video_id": "v", "cause": None, "error": None}
     rejected = [{"fate": "rejected", "rule": "motion.static"}] * 3 + [{"fate": "rejected", "rule": "visual.text"}]
-    row = decide_video(video, rejected, None)
+    row = decide_video(video, rejected, None, RECIPE)
     assert row["fate"] == "rejected" and row["reason"] == "no clip survived: 3 x motion.static, 1 x visual.text"
-    assert decide_video(video, [*rejected, {"fate": "kept", "rule": None}], None)["fate"] == "kept"
-    broken = decide_video(video | {"cause": "empty", "error": "the file has zero bytes"}, [], None)
+    assert decide_video(video, [*rejected, {"fate": "kept", "rule": None}], None, RECIPE)["fate"] == "kept"
+    broken = decide_video(video | {"cause": "empty", "error": "the file has zero bytes"}, [], None, RECIPE)
     assert (broken["fate"], broken["rule"], broken["reason"]) == (
         "quarantined",
         "source.empty",
         "the file has zero bytes",
     )
-    assert decide_video(video, [], "/first.mp4")["duplicate_of"] == "/first.mp4"
+    assert decide_video(video, [], "/first.mp4", RECIPE)["duplicate_of"] == "/first.mp4"
 
 
 def test_a_lost_row_stops_the_commit() -> None:

@@ -1,0 +1,99 @@
+"""Cheap first: container -> packets -> keyframes -> all frames -> models. A rung asks a rule before the next one is paid for.
+
+A rung below "frames" knows no shots, so it may only say that *every* clip of a video would fail a rule: the picture is too small, the
+whole video is shorter than a scene must be, every keyframe is black. Whether it was right is measured on the audit sample, which
+climbs the whole ladder nevertheless (`ledger.ladder`).
+"""
+
+from dataclasses import dataclass
+from fractions import Fraction
+
+import numpy as np
+
+from curation.clips.errors import UnreadableVideo
+from curation.clips.frames import VideoFacts, packet_seconds
+from curation.clips.strip import Strip, make_strip
+from curation.clips.time import Clock
+from curation.contracts import ClipView, filters
+from curation.decide import COMPARE
+from curation.recipes import Recipe, Rule
+
+_NO_STRIP = Strip(
+    video_id="",
+    clock=Clock(pts=np.empty(0, np.int64), end_pts=0, time_base=Fraction(1)),
+    keyframes=np.empty(0, bool),
+    signals={},
+)
+MIN_KEYFRAMES = 3  # fewer say too little of a video
+MAX_KEYFRAME_GAP_SECONDS = 10.0  # between two keyframes; longer gaps may hide anything
+MARGIN_SECONDS = 0.5  # time stamps of packets may miss the last frame's showing
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """A rung's word that no clip of a video can pass `rule`. value: of the rule's signal."""
+
+    rung: str
+    rule: str
+    value: float
+
+
+def ask_container(facts: VideoFacts, recipe: Recipe) -> Verdict | None:
+    """Rules on the displayed size, which the container and the first frame tell."""
+    view = ClipView(facts=facts, strip=_NO_STRIP)
+    scores = {name: value for each in filters() if each.rung == "container" for name, value in each.score(view).items()}
+    for rule in recipe.rules:
+        value = scores.get(rule.signal)
+        if value is not None and _fails(rule, value):
+            return Verdict(rung="container", rule=rule.name, value=value)
+    return None
+
+
+def ask_packets(path: str, recipe: Recipe) -> Verdict | None:
+    """A shot is no longer than its video; packets tell how long that is at most, at a twentieth of the cost of decoding."""
+    seconds = packet_seconds(path)
+    if seconds is None:  # a single picture, if anything: for the decode to say
+        return None
+    for rule in recipe.all_rules:
+        if rule.signal in ("shot_seconds", "duration_seconds") and seconds + MARGIN_SECONDS < rule.threshold:
+            return Verdict(rung="packets", rule=rule.name, value=seconds)
+    return None
+
+
+def ask_keyframes(path: str, recipe: Recipe) -> Verdict | None:
+    """Rules on single pictures, asked of every keyframe: only where all of them fail the same rule it is a verdict."""
+    rules = [rule for rule in recipe.rules if rule.signal in _picture_signals()]
+    if not rules:
+        return None
+    decoded = make_strip(path, looks=False, keyframes_only=True)
+    strip = decoded.strip
+    gaps = np.diff(strip.clock.frame_seconds)
+    if len(strip) < MIN_KEYFRAMES or gaps.max() > MAX_KEYFRAME_GAP_SECONDS:
+        return None
+    wanted = [each for each in filters() if each.rung == "keyframes"]
+    scores: list[dict[str, float | None]] = []
+    for frame in range(len(strip)):
+        view = ClipView(facts=decoded.facts, strip=strip.span(frame, frame + 1))
+        scores.append({signal: value for each in wanted for signal, value in each.score(view).items()})
+        alive = [rule for rule in rules if _fails(rule, scores[-1][rule.signal])]
+        if not alive:
+            return None  # one good picture is enough to go on
+        rules = alive
+    values = [score[rules[0].signal] for score in scores]
+    return Verdict(rung="keyframes", rule=rules[0].name, value=float(np.median([v for v in values if v is not None])))
+
+
+def _picture_signals() -> set[str]:
+    return {signal.name for each in filters() if each.rung == "keyframes" for signal in each.signals}
+
+
+def _fails(rule: Rule, value: float | None) -> bool:
+    return value is not None and not COMPARE[rule.comparison](value, rule.threshold)
+
+
+def climb(path: str, recipe: Recipe) -> Verdict | None:
+    """What the rungs below a full decode say of a video, packets first. Damage is for the full decode to judge."""
+    try:
+        return ask_packets(path, recipe) or ask_keyframes(path, recipe)
+    except UnreadableVideo:
+        return None
