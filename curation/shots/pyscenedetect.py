@@ -2,7 +2,7 @@
 
 from curation.clips.errors import WrongCall
 from curation.clips.strip import Strip
-from curation.shots.strip_detector import Cut
+from curation.shots.transitions import Cut
 
 DETECTORS = ("adaptive", "content", "threshold")
 
