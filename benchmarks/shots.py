@@ -25,6 +25,7 @@ from curation.clips.errors import UnreadableVideo
 from curation.clips.frames import count_frames, span_pictures, write_video
 from curation.clips.strip import Decoded, make_strip
 from curation.shots import pyscenedetect, strip_detector, transnet
+from curation.shots.detectors import REFEREE_SHARE
 from curation.shots.transitions import Transitions, settle
 
 TOLERANCE = 1  # frames
@@ -184,7 +185,7 @@ def by_strip_and_transnet(path: str, decoded: Decoded, run: Run) -> Transitions:
     found = strip_detector.find_transitions(decoded.strip)
     seen = sum(frames for frames in _FRAMES[: len(run.scores) + 1])
     # one window of credit, so that short videos are judged too
-    budget = round(transnet.REFEREE_SHARE * seen) - run.shown_frames + transnet.WINDOW
+    budget = round(REFEREE_SHARE * seen) - run.shown_frames + transnet.WINDOW
     stream = decoded.facts.stream_index
     verdicts, shown = transnet.judge(path, decoded.strip, stream, found.unsure, budget)
     run.shown_frames += shown

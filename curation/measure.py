@@ -20,7 +20,7 @@ from curation.contracts import ClipView, Filter, Signal, filters
 from curation.decide import COMPARE
 from curation.prison import Prison
 from curation.recipes import Recipe
-from curation.shots import pyscenedetect, strip_detector
+from curation.shots.detectors import REFEREE_SHARE, detector_version, find_shots
 from curation.shots.lengths import Piece, cut_clips
 
 ATTEMPTS = 2  # a decoder that dies once may have been unlucky; twice is the video's fault
@@ -38,6 +38,33 @@ def claimed_seconds(row: Mapping[str, Any]) -> float:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ShotFrames:
+    """Where the shots of a video end, as columns of the videos table: frames of cuts; first and past-the-last frames of gradual ones."""
+
+    detector: str
+    cuts: list[int]
+    gradual: list[tuple[int, int]]
+    referee_frames: int
+
+    def as_columns(self) -> dict[str, Any]:
+        flat = [frame for span in self.gradual for frame in span]
+        return {"detector": self.detector, "cuts": self.cuts, "gradual": flat, "referee_frames": self.referee_frames}
+
+    @classmethod
+    def of_row(cls, row: Mapping[str, Any]) -> "ShotFrames | None":
+        """What a videos row says; None where no shots were looked for."""
+        if row.get("detector") is None:
+            return None
+        gradual = list(row["gradual"])
+        return cls(
+            detector=row["detector"],
+            cuts=list(row["cuts"]),
+            gradual=list(zip(gradual[::2], gradual[1::2], strict=True)),
+            referee_frames=row["referee_frames"],
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
 class Video:
     """One video of a shard. facts: what the container said. strip_uri: where its strip is stored already, relative to the lake."""
 
@@ -47,6 +74,7 @@ class Video:
     size: int
     facts: VideoFacts
     strip_uri: str | None = None
+    shots: "ShotFrames | None" = None  # found before, on that strip
 
     @property
     def seconds(self) -> float:
@@ -76,7 +104,7 @@ class Visit:
 
     verdict: ladder.Verdict | None
     decoded: Decoded | None
-    cuts: list[int]
+    shots: ShotFrames | None
     early_seconds: float
     decode_seconds: float
 
@@ -90,17 +118,9 @@ def current_versions() -> dict[str, str]:
     return versions
 
 
-def detector_version(recipe: Recipe) -> str:
-    return (
-        f"strip/{strip_detector.DETECTOR_VERSION}"
-        if recipe.detector == "strip"
-        else f"pyscenedetect-{recipe.detector}/1"
-    )
-
-
 def measurement_key(recipe: Recipe, ladder: bool) -> str:
     """Names a way of measuring: two runs with the same key measure the same clips in the same way."""
-    shots = [recipe.clip_max_seconds, recipe.drop_head_seconds, detector_version(recipe)]
+    shots = [recipe.clip_max_seconds, recipe.drop_head_seconds, detector_version(recipe.detector)]
     rules = [rule.model_dump(exclude={"source"}) for rule in recipe.all_rules] if ladder else []
     return hashlib.sha256(
         canonical_json([STRIP_VERSION, shots, current_versions(), ladder, rules]).encode()
@@ -112,26 +132,40 @@ def audited(identity: str, recipe: Recipe) -> bool:
     return int(identity[:8], 16) < recipe.audit_share * 2**32
 
 
-def visit(path: str, video_id: str, recipe: Recipe, climb: bool, stop: bool, safe: bool) -> Visit:
+def visit(
+    path: str, video_id: str, recipe: Recipe, climb: bool, stop: bool, safe: bool, referee_frames_left: float
+) -> Visit:
     """What runs in the prison: the cheap rungs, if the run has a ladder, and one decode, unless a rung stops it."""
     started = time.process_time()
     verdict = ladder.climb(path, recipe) if climb else None
     early = time.process_time() - started
     if verdict is not None and stop:
-        return Visit(verdict=verdict, decoded=None, cuts=[], early_seconds=early, decode_seconds=0.0)
+        return Visit(verdict=verdict, decoded=None, shots=None, early_seconds=early, decode_seconds=0.0)
     decoded = make_strip(path, video_id, looks=not safe, vectors=not safe)
     if len(decoded.strip) < 2:
         raise UnreadableVideo("single_picture", "only one frame decodes: a picture, not a video")
-    if recipe.detector == "strip":
-        cuts = strip_detector.find_cuts(decoded.strip)
-    else:
-        cuts = pyscenedetect.find_cuts(path, decoded.strip, recipe.detector)
     return Visit(
         verdict=verdict,
         decoded=decoded,
-        cuts=[cut.frame for cut in cuts],
+        shots=_shots(
+            recipe.detector,
+            path,
+            decoded.strip,
+            decoded.facts.stream_index,
+            int(referee_frames_left + REFEREE_SHARE * len(decoded.strip)),
+        ),
         early_seconds=early,
         decode_seconds=time.process_time() - started - early,
+    )
+
+
+def _shots(detector: str, path: str, strip: Strip, stream_index: int, referee_budget: int) -> ShotFrames:
+    found = find_shots(detector, path, strip, stream_index, referee_budget)
+    return ShotFrames(
+        detector=detector_version(detector),
+        cuts=[cut.frame for cut in found.transitions.cuts],
+        gradual=[(each.start_frame, each.end_frame) for each in found.transitions.gradual],
+        referee_frames=found.referee_frames,
     )
 
 
@@ -151,16 +185,22 @@ def twice(prisoner: Callable[[bool], Any]) -> tuple[Any, int]:
 
 
 def measure(
-    video: Video, recipe: Recipe, climb: bool, prison: Prison, lake_uri: str, known: dict[str, dict[str, Any]]
+    video: Video,
+    recipe: Recipe,
+    climb: bool,
+    prison: Prison,
+    lake_uri: str,
+    known: dict[str, dict[str, Any]],
+    referee_frames_left: float = 0.0,
 ) -> Measurement:
     """Measure one video. A video that cannot be read becomes a row with its cause; nothing of the footage's doing raises.
 
     climb: whether the run has a ladder. known: clip_id -> clips row measured before; of such clips only signals of other
-    versions are measured again.
+    versions are measured again. referee_frames_left: what videos before this one left of their share.
     """
     row: dict[str, Any] = {"uri": video.uri, "video_id": video.video_id, "sha256": video.sha256, "bytes": video.size}
     row |= facts_row(video.facts)
-    if video.strip_uri is not None and recipe.detector == "strip":
+    if video.strip_uri is not None:
         again = _from_stored_strip(video, recipe, lake_uri, known)
         if again is not None:
             return Measurement(video=row | {"known": True}, clips=again, embeddings=[], strip=None)
@@ -169,7 +209,15 @@ def measure(
         with local_copy(video.uri) as path:
             visited, attempts = twice(
                 lambda safe: prison.run(
-                    visit, path, video.video_id, recipe, climb and not safe, stop, safe, seconds=video.time_limit
+                    visit,
+                    path,
+                    video.video_id,
+                    recipe,
+                    climb and not safe,
+                    stop,
+                    safe,
+                    referee_frames_left,
+                    seconds=video.time_limit,
                 )
             )
     except (UnreadableVideo, OSError) as error:
@@ -184,10 +232,10 @@ def measure(
     row |= {"attempts": attempts, "early_seconds": visited.early_seconds}
     if visited.verdict is not None:
         row |= visited.verdict.as_columns() | {"rung": visited.verdict.rung}
-    if visited.decoded is None:
+    if visited.decoded is None or visited.shots is None:
         return Measurement(video=row, clips=[], embeddings=[], strip=None)
     decoded = visited.decoded
-    pieces = cut_clips(decoded.strip, visited.cuts, recipe.clip_max_seconds, recipe.drop_head_seconds)
+    pieces = _pieces(decoded.strip, visited.shots, recipe)
     clips, embeddings = [], []
     started = time.process_time()
     for piece in pieces:
@@ -195,7 +243,7 @@ def measure(
         clips.append(clip)
         if vector is not None:
             embeddings.append({"clip_id": clip["clip_id"], "embedder": EMBEDDER, "embedding": vector})
-    row |= _decoded_row(decoded, len(pieces)) | {"decode_seconds": visited.decode_seconds}
+    row |= _decoded_row(decoded, len(pieces)) | visited.shots.as_columns() | {"decode_seconds": visited.decode_seconds}
     row["model_seconds"] = time.process_time() - started
     return Measurement(video=row, clips=clips, embeddings=embeddings, strip=decoded.strip)
 
@@ -209,9 +257,13 @@ def _from_stored_strip(
         strip = read_strip(join(lake_uri, video.strip_uri), video.video_id)
     except (OSError, KeyError):
         return None  # a lost strip is made again
-    cuts = [cut.frame for cut in strip_detector.find_cuts(strip)]
+    shots = video.shots
+    if shots is None or shots.detector != detector_version(recipe.detector):
+        if recipe.detector != "strip":
+            return None
+        shots = _shots("strip", "", strip, video.facts.stream_index, 0)
     clips = []
-    for piece in cut_clips(strip, cuts, recipe.clip_max_seconds, recipe.drop_head_seconds):
+    for piece in _pieces(strip, shots, recipe):
         clip = known.get(_identity(video.video_id, strip, piece, video.facts.stream_index)["clip_id"])
         if clip is None or clip["skipped_signals"] or EMBEDDER in _stale(clip):
             return None
@@ -225,6 +277,10 @@ def _from_stored_strip(
                 clip |= each.score(view)
         clips.append(clip)
     return clips
+
+
+def _pieces(strip: Strip, shots: ShotFrames, recipe: Recipe) -> list[Piece]:
+    return cut_clips(strip, shots.cuts, recipe.clip_max_seconds, recipe.drop_head_seconds, shots.gradual)
 
 
 def _stale(clip: dict[str, Any]) -> set[str]:
@@ -335,7 +391,7 @@ def _measure_clip(
         "width": decoded.facts.width,
         "height": decoded.facts.height,
         "has_sound": decoded.facts.has_audio,
-        "detector": detector_version(recipe),
+        "detector": detector_version(recipe.detector),
         "signal_versions": canonical_json(current_versions()),
         "skipped_signals": [],
     }

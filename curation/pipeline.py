@@ -25,7 +25,7 @@ from curation.clips.strip import STRIP_VERSION
 from curation.content.embedding import EMBEDDER
 from curation.decide import decide_clips, decide_video
 from curation.ladder import ask_container
-from curation.measure import Video, audited, facts_of_row, measurement_key
+from curation.measure import ShotFrames, Video, audited, facts_of_row, measurement_key
 from curation.recipes import Recipe
 from curation.shard import ShardJob, clips_schema, cut_shards, read_staged, shard_name
 from curation.sources.footage import Footage, find_footage
@@ -243,6 +243,7 @@ class _Run:
                 size=row["bytes"],
                 facts=facts_of_row(row),
                 strip_uri=self._strip_uri(row["video_id"]),
+                shots=ShotFrames.of_row(self.measured.get(row["video_id"], {})),
             )
             if not self._stopped_by_container(row, video):
                 videos.append(video)

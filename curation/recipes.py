@@ -40,8 +40,10 @@ class Recipe(BaseModel):
 
     name: str = Field(description="also the data set's name unless --dataset says otherwise")
     description: str = ""
-    detector: Literal["strip", "adaptive", "content", "threshold"] = Field(
-        default="strip", description="shot detector: ours on the strip, or one of PySceneDetect's (a second decode)"
+    detector: Literal["strip", "strip+transnet", "transnet", "adaptive", "content", "threshold"] = Field(
+        default="strip",
+        description="shot detector: ours on the strip, alone or with TransNetV2 for what it is unsure of; TransNetV2 alone (15 "
+        "decodes); or one of PySceneDetect's (a second decode)",
     )
     scene_min_seconds: float = Field(default=4.0, ge=0, description="shots below this give no clip")
     scenes_per_video: int | None = Field(

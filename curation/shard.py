@@ -14,9 +14,10 @@ from curation.clips.storage import exists, filesystem, join, write_bytes
 from curation.clips.strip import write_strips
 from curation.contracts import signals
 from curation.decide import EARLY_RUNGS
-from curation.measure import Measurement, Video, facts_of_row, facts_row, measure
+from curation.measure import Measurement, ShotFrames, Video, facts_of_row, facts_row, measure
 from curation.prison import Prison, peak_memory
 from curation.recipes import Recipe
+from curation.shots.detectors import REFEREE_SHARE
 
 MAX_BYTES = 512 << 20
 MAX_VIDEOS = 64
@@ -82,7 +83,13 @@ def run_shard(videos: Sequence[Video], job: ShardJob, prison: Prison) -> dict[st
     if not exists(staged(job.lake_uri, name, "videos")):
         recipe = Recipe.model_validate(job.recipe)
         known = _known_clips(videos, job)
-        measured = [measure(v, recipe, job.ladder, prison, job.lake_uri, known.get(v.video_id, {})) for v in videos]
+        measured: list[Measurement] = []
+        left = 0.0  # frames that TransNetV2 may still be shown; counted anew in every shard, so that shards are the same again
+        for video in videos:
+            clips = known.get(video.video_id, {})
+            measured.append(measure(video, recipe, job.ladder, prison, job.lake_uri, clips, left))
+            row = measured[-1].video
+            left += REFEREE_SHARE * (row.get("num_frames") or 0) - (row.get("referee_frames") or 0)
         _stage(name, measured, job)
     columns = ["cause", "duration_seconds", "early_seconds", "decode_seconds", "model_seconds", "rung"]
     rows = read_staged(job.lake_uri, name, "videos").select(columns).to_pylist()
@@ -129,12 +136,22 @@ def _write(uri: str, rows: list[dict[str, Any]], schema: pa.Schema) -> None:
     write_bytes(uri, sink.getvalue().to_pybytes())
 
 
+PLAIN = ("uri", "video_id", "sha256", "size", "strip_uri")
+
+
 def as_item(videos: Sequence[Video]) -> dict[str, Any]:
-    """A shard as a row for Ray Data: ids and facts, never pixels; about 500 bytes a video."""
-    plain = ("uri", "video_id", "sha256", "size", "strip_uri")
-    return {"videos": [{name: getattr(v, name) for name in plain} | facts_row(v.facts) for v in videos]}
+    """A shard as a row for Ray Data: ids and facts, never pixels; under a kilobyte a video, shots of earlier runs apart."""
+    none = ShotFrames(detector="", cuts=[], gradual=[], referee_frames=0)
+    return {
+        "videos": [
+            {name: getattr(v, name) for name in PLAIN} | facts_row(v.facts) | (v.shots or none).as_columns()
+            for v in videos
+        ]
+    }
 
 
 def from_item(item: dict[str, Any]) -> list[Video]:
-    plain = ("uri", "video_id", "sha256", "size", "strip_uri")
-    return [Video(**{name: row[name] for name in plain}, facts=facts_of_row(row)) for row in item["videos"]]
+    return [
+        Video(**{name: row[name] for name in PLAIN}, facts=facts_of_row(row), shots=ShotFrames.of_row(row))
+        for row in item["videos"]
+    ]

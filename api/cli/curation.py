@@ -147,29 +147,19 @@ def strip_command(
 def shots_command(
     file: Annotated[str, typer.Argument(help="A video.")],
     detector: Annotated[
-        str, typer.Option(help="strip (ours), transnet (a network), or adaptive, content, threshold (PySceneDetect's).")
+        str,
+        typer.Option(help="strip (ours), strip+transnet, transnet, or adaptive, content, threshold (PySceneDetect's)."),
     ] = "strip",
     as_json: Json = False,
 ) -> None:
     """Where the shots of a video begin: hard cuts, and dissolves and fades (PySceneDetect's detectors give cuts only)."""
     from curation.clips.strip import make_strip
-    from curation.shots import pyscenedetect, strip_detector
+    from curation.shots.detectors import find_shots
     from curation.shots.lengths import shot_spans
-    from curation.shots.transitions import Transitions
 
     decoded = _read(lambda path: make_strip(path, looks=False), file)
     strip = decoded.strip
-    if detector == "strip":
-        found = strip_detector.find_transitions(strip)
-    elif detector == "transnet":
-        from curation.shots import transnet
-
-        try:
-            found = transnet.find_transitions(file, strip, decoded.facts.stream_index)
-        except ValueError as error:  # its weights are not installed
-            raise WrongCall(str(error)) from error
-    else:
-        found = Transitions(cuts=pyscenedetect.find_cuts(file, strip, detector), gradual=[], unsure=[])
+    found = find_shots(detector, file, strip, decoded.facts.stream_index, referee_budget=len(strip)).transitions
     cuts = [{"frame": c.frame, "seconds": round(c.seconds, 6), "score": round(c.score, 4)} for c in found.cuts]
     gradual = [
         {

@@ -54,6 +54,15 @@ VIDEOS = (
         ("has_sound", _B, "", "whether the container has an audio stream (which may be silent)"),
         ("damaged", _B, "", "decode errors, or a tenth (and a second) shorter than claimed; judged on what decodes"),
         ("num_shots", _I, "shots", "shots that the detector found"),
+        ("detector", _S, "", "shot detector and its version"),
+        ("cuts", pa.list_(_I), "frames", "first frames of the shots that begin with a hard cut"),
+        (
+            "gradual",
+            pa.list_(_I),
+            "frames",
+            "first and past-the-last frames of gradual transitions, in turn; they are in no clip",
+        ),
+        ("referee_frames", _I, "frames", "frames that TransNetV2 was shown (detector strip+transnet: a tenth at most)"),
         ("strip_uri", _S, "", "Parquet file, inside the lake, that holds the strip of this video"),
         ("strip_version", _I, "", "version of the strip's measures"),
         (

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from curation.clips.strip import Strip
-from curation.shots.transitions import Gradual
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +24,7 @@ def cut_clips(
     cut_frames: Sequence[int],
     clip_max_seconds: float,
     drop_head_seconds: float = 0.0,
-    gradual: Sequence[Gradual] = (),
+    gradual: Sequence[tuple[int, int]] = (),
 ) -> list[Piece]:
     """One piece per shot, in time order; longer shots give their middle `clip_max_seconds`.
 
@@ -36,7 +35,7 @@ def cut_clips(
     seconds = np.append(strip.clock.frame_seconds, strip.clock.duration_seconds)
     head = int(np.searchsorted(seconds[:-1], drop_head_seconds - 1e-9)) if drop_head_seconds > 0 else 0
     head = head if head < len(strip) else 0
-    shots = shot_spans(len(strip), cut_frames, [(each.start_frame, each.end_frame) for each in gradual], head)
+    shots = shot_spans(len(strip), cut_frames, gradual, head)
     lengths = [float(seconds[b] - seconds[a]) for a, b in shots]
     ranks = {
         index: rank for rank, index in enumerate(sorted(range(len(shots)), key=lambda i: (-lengths[i], i)), start=1)

@@ -21,7 +21,6 @@ CHANGE = 0.5  # the paper's threshold for the head that fires once per transitio
 CHANGE_IN_GRADUAL = 0.3  # that head spreads over a long transition: 0.50-0.59 in the fades of four real videos
 WITHIN = 0.5
 GRADUAL_FRAMES = 4  # fewer in a row are a hard cut with its neighbours
-REFEREE_SHARE = 0.1  # of a run's frames, at most, are shown to the referee
 CHUNK = 40 * MIDDLE  # frames held at once
 MARGIN = (WINDOW - MIDDLE) // 2  # frames around those whose answer counts
 
@@ -50,7 +49,7 @@ def judge(
 ) -> tuple[list[Verdict], int]:
     """What TransNetV2 sees in the windows, those nearest to the threshold first, and how many frames it was shown.
 
-    Stops before more than `budget_frames` frames are shown; the caller keeps REFEREE_SHARE over its whole run. Each window is
+    Stops before more than `budget_frames` frames are shown; the caller bounds them to a tenth of the video. Each window is
     judged from 100 frames around it, or more where it is longer than 50.
     """
     spans: list[tuple[int, int, np.ndarray, np.ndarray]] = []

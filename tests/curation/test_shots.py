@@ -160,7 +160,7 @@ def test_shots_are_what_cuts_and_transitions_leave(cuts, spans, head, wanted):
 
 def test_no_clip_holds_a_frame_of_a_transition():
     strip = strip_of(moving(1, 250))
-    pieces = cut_clips(strip, [200], 2.0, gradual=[gradual(0, 10, "fade"), gradual(100, 125)])
+    pieces = cut_clips(strip, [200], 2.0, gradual=[(0, 10), (100, 125)])
     assert [round(piece.shot_seconds * FPS) for piece in pieces] == [90, 75, 50]
     assert [piece.shot_rank for piece in pieces] == [1, 2, 3]
     assert [(p.start_frame, p.end_frame) for p in pieces] == [(30, 80), (138, 188), (200, 250)]
