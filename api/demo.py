@@ -220,6 +220,8 @@ class _Demo:
         self.watch(Step(stage=stage, state="runs", phase=phase, done=done, total=total, note=note))
 
     def _curating(self, progress: pipeline.Progress) -> None:
+        if progress.stage == "start":
+            return
         note = ", ".join(f"{number} {name}" for name, number in progress.counts.items() if progress.stage == "measure")
         self._runs(CURATE, progress.stage, progress.done, progress.total, note)
 

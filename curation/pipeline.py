@@ -38,9 +38,9 @@ FACTS = {column.name for column in VIDEOS} - {"uri"}
 
 @dataclass(frozen=True, kw_only=True)
 class Progress:
-    """How far a run is. stage: identify, measure, decide, commit.
+    """How far a run is. stage: start, identify, measure, decide, commit.
 
-    costs, of the stage measure: CPU seconds so far of the cheap rungs, of decoding and of models, seconds of video measured, workers,
+    costs, of the stage start: workers, and bytes_needed of memory; of the stage measure: CPU seconds so far of the cheap rungs, of decoding and of models, seconds of video measured, workers,
     and the most bytes of memory that one worker held.
     """
 
@@ -141,9 +141,13 @@ def curate(
     """
     plan = plan_run(sources, recipe, out, dataset, limit, sample, catalog)
     workers.connect(address)
+    report = progress or (lambda _: None)
+    pool = workers.num_workers()
+    need = {"workers": float(pool), "bytes_needed": float(workers.memory_needed(pool))}
+    report(Progress(stage="start", done=0, total=0, seconds=0.0, costs=need))
     plan.lake.create()
     with plan.lake.committer():
-        return _Run(plan, progress or (lambda _: None), retry_quarantined).run()
+        return _Run(plan, report, retry_quarantined).run()
 
 
 class _Run:
@@ -261,7 +265,9 @@ class _Run:
         self._say("measure", 0, len(videos), costs={"workers": pool})
         for summary in workers.measure_shards(shards, job) if shards else ():
             peak = max(costs["peak_bytes"], summary.pop("peak_bytes"))
-            counts.update({k: v for k, v in summary.items() if isinstance(v, int)})
+            counts.update(
+                {k: v for k, v in summary.items() if isinstance(v, int)}
+            )  # videos, clips, quarantined, stopped_early
             costs.update({k: v for k, v in summary.items() if isinstance(v, float)})
             costs |= Counter({"workers": pool, "peak_bytes": peak})
             self._say("measure", counts["videos"], len(videos), dict(counts), dict(costs))

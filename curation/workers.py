@@ -23,9 +23,12 @@ from curation.prison import Prison
 from curation.shard import ShardJob, as_item, from_item, run_shard
 
 LOOPBACK = "127.0.0.2"  # Ray rewrites 127.0.0.1 to the machine's outer address; this one it leaves alone
-WORKER_MEMORY = 1_200 << 20  # measured peak of one worker: classifier 420 MB, text reader 350, prison 300 (LOG.md)
+WORKER_MEMORY = (
+    1_300 << 20
+)  # measured peak of one worker and its prison; 350 MB of it are libraries that workers share (LOG.md)
 IDENTIFIER_MEMORY = 400 << 20  # measured peak: 150 MB, its prison 130
 RAY_MEMORY = 600 << 20  # measured: Ray's own processes on one machine
+DRIVER_MEMORY = 300 << 20
 
 
 def connect(address: str | None = None) -> None:
@@ -76,7 +79,17 @@ def num_workers() -> int:
     """How many curation workers the cluster holds at once: by cores, and by memory."""
     resources = ray.cluster_resources()
     by_memory = int(resources.get("memory", 0) // WORKER_MEMORY)
-    return max(1, min(int(resources.get("CPU", 1)), by_memory or 1))
+    return max(1, min(int(resources.get("CPU", 1)), by_memory))
+
+
+def _declared(memory: int) -> int:
+    """What a stage declares to Ray: what it was measured to hold, or all that a small node has, or Ray would wait for ever."""
+    return min(memory, max(int(node["Resources"].get("memory", 0)) for node in ray.nodes() if node["Alive"]))
+
+
+def memory_needed(workers: int) -> int:
+    """Bytes that a run with so many workers holds at most: Ray, this process, and each worker with its prison."""
+    return RAY_MEMORY + DRIVER_MEMORY + workers * WORKER_MEMORY
 
 
 class Identifier:
@@ -110,7 +123,7 @@ def identify(uris: Sequence[str]) -> Iterator[dict[str, Any]]:
     """uri, sha256, size, attempts of every video, as they come; with what the container said, or a cause and an error."""
     items = ray.data.from_items([{"uri": uri} for uri in uris], override_num_blocks=min(len(uris), 8 * num_workers()))
     pool = ray.data.ActorPoolStrategy(size=min(num_workers(), len(uris)))
-    yield from items.map(Identifier, compute=pool, num_cpus=1, memory=IDENTIFIER_MEMORY).iter_rows()  # type: ignore[arg-type]
+    yield from items.map(Identifier, compute=pool, num_cpus=1, memory=_declared(IDENTIFIER_MEMORY)).iter_rows()  # type: ignore[arg-type]
 
 
 class CurationWorker:
@@ -128,7 +141,8 @@ def measure_shards(shards: Sequence[Sequence[Video]], job: ShardJob) -> Iterator
     """Stream shards through the pool; a summary of each, as they finish. A worker that dies is replaced and its shard done again."""
     items = ray.data.from_items([as_item(shard) for shard in shards], override_num_blocks=len(shards))
     pool = ray.data.ActorPoolStrategy(size=min(num_workers(), len(shards)), max_tasks_in_flight_per_actor=1)
-    done = items.map(CurationWorker, fn_constructor_args=[job], compute=pool, num_cpus=1, memory=WORKER_MEMORY)  # type: ignore[arg-type]
+    memory = _declared(WORKER_MEMORY)
+    done = items.map(CurationWorker, fn_constructor_args=[job], compute=pool, num_cpus=1, memory=memory)  # type: ignore[arg-type]
     yield from done.iter_rows()
 
 
