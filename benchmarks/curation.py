@@ -3,7 +3,7 @@
 python -m benchmarks.curation [FOLDER] [--rounds 3] [--memory] [--json]
 
 Every pass runs over all readable videos of FOLDER (samples/ by default) in a fresh process, so that what is measured has its
-start in it. The ladder stops every second video (by cost): a third of them each by container, packets and keyframes.
+start in it. The ladder stops one of every two videos of like cost, by container, packets or keyframes in turn.
 """
 
 import argparse
@@ -22,9 +22,9 @@ import av
 import numpy as np
 
 from curation.clips.errors import UnreadableVideo
-from curation.clips.frames import Scan, count_frames, packet_seconds
+from curation.clips.frames import Scan, count_frames, packet_seconds, probe
 from curation.clips.strip import make_strip
-from curation.ladder import ask_container, climb
+from curation.ladder import ask_container, ask_keyframes, climb
 from curation.prison import Prison, peak_memory
 from curation.recipes import Recipe, Rule
 from curation.sources.footage import find_footage
@@ -46,21 +46,30 @@ def _stopped_by(rung: str) -> Recipe:
     return Recipe(name="none", scene_min_seconds=0, clip_min_seconds=0, rules=(rule,))
 
 
-def _ladder(path: str, number: int) -> None:
-    passing = Recipe(name="all", scene_min_seconds=0, clip_min_seconds=0)
-    rung = ("container", "packets", "keyframes")[number // 2 % 3] if number % 2 else "frames"
-    recipe = passing if rung == "frames" else _stopped_by(rung)
-    decoded = Scan(path, looks=False, samples=False)
-    for _ in decoded:
-        break  # the container's rung needs the first frame's facts
-    assert decoded.facts is not None
-    if ask_container(decoded.facts, recipe) is None and climb(path, recipe) is None:
+def assign(paths: Sequence[str]) -> dict[str, str]:
+    """Which rung shall stop each video: of every two neighbours in cost one is stopped, by container, packets or keyframes in turn.
+
+    Where keyframes cannot tell (too few of them, too far apart) packets stop it instead.
+    """
+    rungs = {}
+    for pair in range(0, len(paths) - 1, 2):
+        path, other = paths[pair : pair + 2] if pair // 2 % 2 else paths[pair : pair + 2][::-1]
+        rung = ("container", "packets", "keyframes")[pair // 2 % 3]
+        if rung == "keyframes" and ask_keyframes(path, _stopped_by(rung)) is None:
+            rung = "packets"
+        rungs |= {path: rung, other: "frames"}
+    return rungs | dict.fromkeys(paths[len(rungs) :], "frames")
+
+
+def _ladder(path: str, rung: str) -> None:
+    recipe = Recipe(name="all", scene_min_seconds=0, clip_min_seconds=0) if rung == "frames" else _stopped_by(rung)
+    if ask_container(probe(path), recipe) is None and climb(path, recipe) is None:
         make_strip(path)
 
 
-def run_pass(name: str, paths: Sequence[str]) -> None:
+def run_pass(name: str, rungs: dict[str, str]) -> None:
     """One way over all videos; what a child process of the benchmark does."""
-    ways: dict[str, Callable[[str, int], object]] = {
+    ways: dict[str, Callable[[str, str], object]] = {
         "demux": lambda path, _: packet_seconds(path),
         "keyframes": lambda path, _: _keyframes(path),
         "decode": lambda path, _: count_frames(path),
@@ -68,11 +77,11 @@ def run_pass(name: str, paths: Sequence[str]) -> None:
         "strip": lambda path, _: make_strip(path),
         "ladder": _ladder,
     }
-    for number, path in enumerate(paths):
-        ways[name](path, number)
+    for path, rung in rungs.items():
+        ways[name](path, rung)
 
 
-def cpu_seconds(name: str, paths: Sequence[str]) -> float:
+def cpu_seconds(name: str, rungs: dict[str, str]) -> float:
     """CPU seconds, user and system, of a fresh process that runs a pass."""
 
     def used() -> float:
@@ -80,7 +89,7 @@ def cpu_seconds(name: str, paths: Sequence[str]) -> float:
 
     before = used()
     command = [sys.executable, "-m", "benchmarks.curation", "--pass", name]
-    subprocess.run(command, input="\n".join(paths).encode(), check=True)
+    subprocess.run(command, input=json.dumps(rungs).encode(), check=True)
     return used() - before
 
 
@@ -98,12 +107,12 @@ def by_cost(folder: str) -> list[str]:
     return sorted(cost, key=lambda path: -cost[path])
 
 
-def ratios(paths: Sequence[str], rounds: int) -> dict[str, float]:
+def ratios(rungs: dict[str, str], rounds: int) -> dict[str, float]:
     """Medians over rounds of each pass's CPU seconds over the same round's decode."""
     table: dict[str, list[float]] = {name: [] for name in PASSES}
     seconds = []
     for _ in range(rounds):
-        cost = {name: cpu_seconds(name, paths) for name in PASSES}
+        cost = {name: cpu_seconds(name, rungs) for name in PASSES}
         seconds.append(cost["decode"])
         for name in PASSES:
             table[name].append(cost[name] / cost["decode"])
@@ -159,10 +168,10 @@ def main() -> None:
     words.add_argument("--pass", dest="only", choices=PASSES, help=argparse.SUPPRESS)
     chosen = words.parse_args()
     if chosen.only:
-        run_pass(chosen.only, sys.stdin.read().split("\n"))
+        run_pass(chosen.only, json.load(sys.stdin))
         return
     paths = by_cost(chosen.folder)
-    result: dict[str, float] = {"videos": len(paths), "rounds": chosen.rounds} | ratios(paths, chosen.rounds)
+    result: dict[str, float] = {"videos": len(paths), "rounds": chosen.rounds} | ratios(assign(paths), chosen.rounds)
     if chosen.memory:
         result |= memory(paths)
     if chosen.json:

@@ -17,7 +17,7 @@ import av
 import cv2
 import numpy as np
 from av.codec.context import Flags2
-from av.video.reformatter import Interpolation, VideoReformatter
+from av.video.reformatter import ColorRange, Interpolation, VideoReformatter
 
 from curation.clips.errors import UnreadableVideo
 from curation.clips.storage import local_copy
@@ -28,6 +28,7 @@ ALLOWED_FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,mpegvid
 ANALYSIS_LONG_SIDE = 128  # pixels; what is measured of every frame
 SAMPLE_LONG_SIDE = 256  # pixels; what is measured twice a second
 BATCH = 64  # frames; numpy on batches costs a fifth of numpy per frame
+AS_CODED = ColorRange.JPEG  # grey pictures are full-range to FFmpeg; a source said to be so, too, is not stretched
 STEP_SECONDS = 0.1  # motion is measured ten times a second: hand shake lives at 2-10 Hz, compression noise above
 SAMPLE_SECONDS = 0.5  # what does not change from frame to frame (sharpness, borders) is measured twice a second
 JITTER_SECONDS = 0.004  # time stamps in milliseconds round 1/30 s by this much at most
@@ -77,7 +78,7 @@ class Sample:
 class FrameBatch:
     """Consecutive presented frames, small. F frames; h x w is the analysis size, its long side 128 pixels.
 
-    pts: int64 [F]. keyframes: bool [F]. luma: uint8 [F, h, w]. chroma: uint8 [F, 2, h/2, w/2] (U, V), all upright.
+    pts: int64 [F]. keyframes: bool [F]. luma: uint8 [F, h, w], upright.
     block_motion: float32 [F], mean length of the codec's motion vectors in % of the longer side per frame; NaN where not read.
     samples: two a second. looks: [(index in batch, JPEG bytes of the upright RGB picture, long side at most 640 pixels)].
     """
@@ -85,7 +86,6 @@ class FrameBatch:
     pts: np.ndarray
     keyframes: np.ndarray
     luma: np.ndarray
-    chroma: np.ndarray
     block_motion: np.ndarray
     samples: list[Sample]
     looks: list[tuple[int, bytes]]
@@ -308,7 +308,12 @@ class Scan:
                     raise UnreadableVideo("too_long", f"more than {MAX_FRAMES:,} frames; cut it before curating it")
                 now = (stamp - first) * tick
                 tiny = small.reformat(
-                    frame, *coded, format="yuv420p", interpolation=Interpolation.FAST_BILINEAR, threads=1
+                    frame,
+                    *coded,
+                    format="gray",
+                    src_color_range=AS_CODED,
+                    interpolation=Interpolation.FAST_BILINEAR,
+                    threads=1,
                 )
                 batch.add(stamp, frame.key_frame, tiny, vectors.read(frame, now) if vectors is not None else np.nan)
                 if schedule.sample_due(now) or self.keyframes_only:
@@ -343,7 +348,6 @@ class _OpenBatch:
         self.pts = np.empty(BATCH, np.int64)
         self.keyframes = np.empty(BATCH, bool)
         self.luma = np.empty((BATCH, height, width), np.uint8)
-        self.chroma = np.empty((BATCH, 2, height // 2, width // 2), np.uint8)
         self.block_motion = np.empty(BATCH, np.float32)
         self.samples: list[Sample] = []
         self.looks: list[tuple[int, bytes]] = []
@@ -351,8 +355,8 @@ class _OpenBatch:
     def add(self, stamp: int, keyframe: bool, tiny: Any, block_motion: float) -> None:
         i = self.count
         self.pts[i], self.keyframes[i], self.block_motion[i] = stamp, keyframe, block_motion
-        for target, plane in zip((self.luma[i], self.chroma[i, 0], self.chroma[i, 1]), tiny.planes, strict=True):
-            target[:] = np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)[:, : target.shape[1]]
+        plane = tiny.planes[0]
+        self.luma[i] = np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)[:, : self.luma.shape[2]]
         self.count += 1
 
     def close(self, rotation: int) -> FrameBatch:
@@ -361,7 +365,6 @@ class _OpenBatch:
             pts=self.pts[:n],
             keyframes=self.keyframes[:n],
             luma=np.ascontiguousarray(_upright(self.luma[:n], rotation)),
-            chroma=np.ascontiguousarray(_upright(self.chroma[:n], rotation)),
             block_motion=self.block_motion[:n],
             samples=self.samples,
             looks=self.looks,
@@ -397,6 +400,7 @@ class _Schedule:
             frame,
             *_coded_size(self.facts, SAMPLE_LONG_SIDE),
             format="gray",
+            src_color_range=AS_CODED,
             interpolation=Interpolation.FAST_BILINEAR,
             threads=1,
         )

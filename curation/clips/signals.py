@@ -26,7 +26,6 @@ FRAME_SIGNALS = {
     "brightness": ("luma, 16..235", "mean luma"),
     "contrast": ("luma", "standard deviation of luma, on 64-pixel pictures"),
     "luma_change": ("luma", "mean absolute luma difference to the frame before, on 64-pixel pictures"),
-    "colour_change": ("0..1", "half the L1 distance to the frame before of 8x8x8 YUV histograms, on 64-pixel pictures"),
     "fine_change": ("luma", "mean absolute luma difference to the frame before, on 128-pixel pictures"),
 }
 BLEND_SIGNALS = {
@@ -101,7 +100,6 @@ class Measuring:
             "brightness": brightness,
             "contrast": contrast,
             "luma_change": self._change("small", small),
-            "colour_change": self._histogram_change(_histograms(small, batch.chroma)),
             "fine_change": self._change("luma", batch.luma),
             **self._steps.measure(batch, contrast),
             **_samples(batch),
@@ -139,12 +137,6 @@ class Measuring:
         rows = joined.reshape(-1, joined.shape[2])
         steps = cv2.absdiff(rows[joined.shape[1] :], rows[: -joined.shape[1]]).reshape(len(pictures), -1)
         result = steps.mean(axis=1, dtype=np.float32)
-        result[:1] = np.nan if first else result[:1]
-        return result
-
-    def _histogram_change(self, histograms: np.ndarray) -> np.ndarray:
-        first = "histogram" not in self._last
-        result = np.abs(np.diff(self._after_last("histogram", histograms), axis=0)).sum(axis=1) / 2
         result[:1] = np.nan if first else result[:1]
         return result
 
@@ -196,15 +188,6 @@ class _Steps:
             self.before, self.frames_since = picture, 0
             self.next_step = now + STEP_SECONDS
         return {"shift_x": x, "shift_y": y, "block_motion": motion}
-
-
-def _histograms(luma: np.ndarray, chroma: np.ndarray) -> np.ndarray:
-    """8x8x8 histograms of Y, U, V, float32 [F, 512], each summing to 1."""
-    bins = (luma >> 5).astype(np.int32) * 64 + (chroma[:, 0] >> 5).astype(np.int32) * 8 + (chroma[:, 1] >> 5)
-    flat = bins.reshape(len(bins), -1)
-    offset = np.arange(len(flat), dtype=np.int32)[:, None] * 512
-    counts = np.bincount((flat + offset).ravel(), minlength=512 * len(flat)).reshape(len(flat), 512)
-    return (counts / flat.shape[1]).astype(np.float32)
 
 
 def _thumbnail(picture: np.ndarray) -> np.ndarray:
