@@ -14,6 +14,7 @@ import hashlib
 import json
 import os
 import platform
+import re
 import shutil
 import signal
 import subprocess
@@ -76,7 +77,7 @@ OURS = System(
         probe="container facts and first frame",
         strip="strip: every signal of every frame",
         strip_and_looks="strip and a JPEG look a second",
-        shots="shots, from the strip",
+        shots="shots (cuts, dissolves, fades), from the strip",
         scores="all visual and motion scores but text, from the strip",
         cut_copy="clips of 5 s as files, stream copy",
         cut_exact="clips of 5 s as files, encoded (x264 crf 12)",
@@ -97,8 +98,8 @@ NEIGHBOURS = (
         ),
         rows=_rows(
             metadata="metadata (`populate_metadata`, ffprobe)",
-            motion_vectors="motion vectors read, half of the video",
-            motion_scores="motion vectors read and scored on the CPU, half of the video",
+            motion_vectors="motion vectors read, 2 fps, a part of the video",
+            motion_scores="motion vectors read and scored on the CPU, 2 fps, a part of the video",
             frames_2fps="2 frames a second, full-size RGB",
             transcode_vp9="clips of 5 s as files, encoded (libvpx-vp9 crf 31)",
         ),
@@ -127,17 +128,21 @@ NEIGHBOURS = (
 )
 CAVEATS = (
     "One strip is every signal in one decode. Each row of a neighbour reads the file anew, and a chain of theirs pays the sum.",
-    "Motion is three things: ours a blurred difference, a global shift and the codec's vectors over the whole video, on small pictures; NeMo "
-    "Curator's vectors spread over pixels, of the first half of the video; Data-Juicer's dense optical flow (Farneback) between seeks.",
-    "Shots here are hard cuts by thresholds, ours and Data-Juicer's (PySceneDetect). NeMo Curator finds shots with a network, whose weights "
-    "and GPU stages are not run here. Our threshold was set on labelled videos among which these may be; theirs is their default.",
+    "Motion is three things: ours a blurred difference, a global shift and the codec's vectors, all of the whole video on small pictures; "
+    "NeMo Curator's vectors spread over pixels, two pictures a second until it has ten or half the video's seconds of them, whichever is "
+    "more, and no further; Data-Juicer's dense optical flow (Farneback) between two pictures a second.",
+    "Shots are found by thresholds here, ours and Data-Juicer's (PySceneDetect, hard cuts only). NeMo Curator's network for shots, like all "
+    "models and GPU stages, is not run. Our thresholds were set on labelled videos, and the cuts scored here may be among them; "
+    "Data-Juicer's threshold is its default. `python -m benchmarks.shots` is the wider comparison.",
+    "Data-Juicer's scene split writes files only for videos with a cut in them, and its cost is spread over all.",
     "Encoded clips differ in codec, speed and quality, so these rows say what a pipeline's default costs, not which encoder is better. "
     "NeMo Curator's usual encoder is a GPU's. A stream copy begins at a keyframe before the clip.",
     "2 frames a second in full-size RGB are food for a network; our looks are 640-pixel JPEGs, one a second.",
     "ffprobe is a process per file: its start is in those rows, and its cost depends on how FFmpeg is linked.",
     "Operators are called in one process without Ray or `datasets`, ours without Ray and without the child that guards the decoder. "
-    "Starting and importing are not counted, nor is a first call on the shortest video where rows are cheap.",
-    "A handful of short H.264 videos is no distribution.",
+    "Starting and importing are not counted, nor is what a row takes from an earlier one (strip, metadata, the file's bytes), nor a first "
+    "call on the shortest video, except in the dear rows (encoding, Data-Juicer's motion).",
+    "A handful of short H.264 videos is no distribution, and on shared cores rows move by a tenth.",
 )
 
 
@@ -164,16 +169,19 @@ class Answers:
 
 
 def labelled_cuts(folder: Path) -> dict[str, list[int]]:
-    """Hard cuts by file name, from the SOURCES.csv beside the videos."""
+    """Hard cuts by file name, from the SOURCES.csv beside the videos; not of files with gradual transitions."""
     if not (folder / "SOURCES.csv").is_file():
         return {}
     with (folder / "SOURCES.csv").open(newline="", encoding="utf-8") as lines:
         rows = list(csv.DictReader(lines))
-    return {
-        row["file"]: [int(frame) for frame in (row.get("hard_cut_frames") or row.get("hard_cuts") or "").split()]
-        for row in rows
-        if row.get("n_shots", "1")  # a list that counts shots, and has none for this file, has not looked
-    }
+    found = {}
+    for row in rows:
+        looked = bool(row.get("n_shots", "1"))  # a list that counts shots, and has none for this file, has not looked
+        gradual = row.get("gradual") or re.search("dissolve|fade", row.get("gradual_and_notes") or "")
+        if looked and not gradual:
+            cuts = row.get("hard_cut_frames") or row.get("hard_cuts") or ""
+            found[row["file"]] = [int(frame) for frame in cuts.split()]
+    return found
 
 
 def choose(folder: str, number: int) -> list[Video]:

@@ -9,7 +9,7 @@ from curation.clips.cutting import Span, Way, cut
 from curation.clips.frames import count_frames, packet_seconds, probe
 from curation.clips.strip import make_strip
 from curation.contracts import ClipView, filters
-from curation.shots.strip_detector import find_cuts
+from curation.shots.strip_detector import find_transitions
 
 STRIDE_SECONDS = 5.0  # of the clips that are cut; those of neighbours_nemo
 
@@ -66,7 +66,7 @@ def main() -> None:
     meter.measure("strip_and_looks", make_strip)
     meter.measure(
         "shots",
-        lambda strip: [cut.frame for cut in find_cuts(strip)],
+        lambda strip: [cut.frame for cut in find_transitions(strip).cuts],
         prepare=lambda path: make_strip(path, looks=False).strip,
         results=True,
     )
