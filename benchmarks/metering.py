@@ -1,7 +1,7 @@
 """CPU seconds of one action after another on the same files, by a worker process that may live in anybody's environment.
 
 Standard library only. A worker gets a JSON list of paths on stdin, the shortest video first, and prints a JSON line a capability:
-{"capability", "cpu_seconds": {path: seconds}, "errors": {path: words}, "results": {path: anything}}. What was printed stays when it dies.
+{"capability", "cpu_seconds": {path: [all, the kernel's share]}, "errors": {path: words}, "results": {path: anything}}. What was printed stays when it dies.
 """
 
 import json
@@ -13,12 +13,14 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 PASSES = 3  # the median of so many, where they are cheap
-CHEAP_SECONDS = 2.0  # CPU seconds of one pass over the files
+CHEAP_SECONDS = 6.0  # CPU seconds of one pass over the files
 
 
-def spent() -> float:
-    """CPU seconds of this process and of its children that have ended."""
-    return sum(sum(resource.getrusage(who)[:2]) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+def spent() -> tuple[float, float]:
+    """CPU seconds of this process and of its children that have ended: user and system, and system alone."""
+    usages = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    system = sum(usage.ru_stime for usage in usages)
+    return system + sum(usage.ru_utime for usage in usages), system
 
 
 class Meter:
@@ -40,15 +42,16 @@ class Meter:
     ) -> None:
         """The cost of `action(prepare(path))`, `prepare` not counted; warm: once before on the first file, not counted."""
         paths = self.files if files is None else list(files)
-        costs: dict[str, list[float]] = {path: [] for path in paths}
+        costs: dict[str, list[tuple[float, float]]] = {path: [] for path in paths}
         errors: dict[str, str] = {}
         found: dict[str, Any] = {}
 
-        def once(path: str) -> float:
+        def once(path: str) -> tuple[float, float]:
             prepared = prepare(path)
             before = spent()
             found[path] = action(prepared)
-            return spent() - before
+            after = spent()
+            return after[0] - before[0], after[1] - before[1]
 
         for turn in range(-1 if warm else 0, PASSES):
             for path in paths[:1] if turn < 0 else paths:
@@ -63,11 +66,11 @@ class Meter:
                     continue
                 if turn >= 0:
                     costs[path].append(cost)
-            if turn >= 0 and sum(map(sum, costs.values())) / (turn + 1) > CHEAP_SECONDS:
+            if turn >= 0 and sum(total for each in costs.values() for total, _ in each) / (turn + 1) > CHEAP_SECONDS:
                 break
         answer: dict[str, Any] = {
             "capability": capability,
-            "cpu_seconds": {path: statistics.median(costs[path]) for path in paths if path not in errors},
+            "cpu_seconds": {path: statistics.median_low(costs[path]) for path in paths if path not in errors},
             "errors": errors,
         }
         if results:

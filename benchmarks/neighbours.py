@@ -138,6 +138,8 @@ CAVEATS = (
     "Encoded clips differ in codec, speed and quality, so these rows say what a pipeline's default costs, not which encoder is better. "
     "NeMo Curator's usual encoder is a GPU's. A stream copy begins at a keyframe before the clip.",
     "2 frames a second in full-size RGB are food for a network; our looks are 640-pixel JPEGs, one a second.",
+    "Kernel time is mostly memory given out page by page: NeMo Curator's motion score takes flow fields of full size, and its kernel time has "
+    "varied several times over between runs. Compare it without.",
     "ffprobe is a process per file: its start is in those rows, and its cost depends on how FFmpeg is linked.",
     "Operators are called in one process without Ray or `datasets`, ours without Ray and without the child that guards the decoder. "
     "Starting and importing are not counted, nor is what a row takes from an earlier one (strip, metadata, the file's bytes), nor a first "
@@ -159,10 +161,10 @@ class Video:
 
 @dataclass
 class Answers:
-    """What a system said. cpu_seconds and errors by capability and path, results likewise; problem: why it said nothing more."""
+    """What a system said, by capability and path. cpu_seconds: all of it, and the kernel's share. problem: why it said no more."""
 
     system: System
-    cpu_seconds: dict[str, dict[str, float]] = field(default_factory=dict)
+    cpu_seconds: dict[str, dict[str, list[float]]] = field(default_factory=dict)
     errors: dict[str, dict[str, str]] = field(default_factory=dict)
     results: dict[str, dict[str, Any]] = field(default_factory=dict)
     problem: str = ""
@@ -290,7 +292,7 @@ def ask(system: System, python: Path, videos: Sequence[Video], cache: Path) -> A
     return answers
 
 
-def lines_of(answers: Answers, decode: dict[str, float], videos: Sequence[Video]) -> Iterator[dict[str, Any]]:
+def lines_of(answers: Answers, decode: dict[str, list[float]], videos: Sequence[Video]) -> Iterator[dict[str, Any]]:
     """The rows of one system, as they are printed."""
     seconds = {video.path: video.seconds for video in videos}
     for row in answers.system.rows:
@@ -299,9 +301,10 @@ def lines_of(answers: Answers, decode: dict[str, float], videos: Sequence[Video]
         line: dict[str, Any] = {"system": answers.system.name, "capability": row.capability, "says": row.says}
         line["videos"] = len(costs)
         if costs:
-            cost = sum(costs.values())
-            floor = sum(decode.get(path, 0.0) for path in costs)
-            line["ms_per_second"] = 1000 * cost / sum(seconds[path] for path in costs)
+            cost, kernel = map(sum, zip(*costs.values(), strict=True))
+            floor = sum(decode[path][0] for path in costs if path in decode)
+            measured = sum(seconds[path] for path in costs)
+            line["ms_per_second"], line["kernel_ms_per_second"] = 1000 * cost / measured, 1000 * kernel / measured
             line["decodes"] = cost / floor if floor else None
         if errors:
             name, words = next(iter(errors.items()))
@@ -337,10 +340,10 @@ def ffmpeg_facts() -> dict[str, Any]:
     if not (shutil.which("ffmpeg") and shutil.which("ffprobe")):
         return {}
     said = subprocess.run(["ffmpeg", "-version"], capture_output=True, text=True, stdin=subprocess.DEVNULL).stdout
-    before = spent()
+    before = spent()[0]
     for _ in range(5):
         subprocess.run(["ffprobe", "-version"], capture_output=True, stdin=subprocess.DEVNULL)
-    return {"version": said.split(" Copyright")[0].strip(), "ffprobe_start_ms": (spent() - before) / 5 * 1000}
+    return {"version": said.split(" Copyright")[0].strip(), "ffprobe_start_ms": (spent()[0] - before) / 5 * 1000}
 
 
 def markdown(report: dict[str, Any]) -> str:
@@ -354,15 +357,14 @@ def markdown(report: dict[str, Any]) -> str:
         if ffmpeg
         else f"No ffmpeg and ffprobe on the PATH: rows that need them are errors. Python {report['python']}.",
         "",
-        "| system | what | CPU ms per second of video | full decodes | videos |",
-        "|---|---|---|---|---|",
+        "| system | what | CPU ms per second of video | of it kernel | full decodes | videos |",
+        "|---|---|---|---|---|---|",
     ]
     for row in report["rows"]:
-        cost = f"{row['ms_per_second']:.3g}" if row.get("ms_per_second") is not None else "-"
-        cost = f"{row['ms_per_second']:.0f}" if (row.get("ms_per_second") or 0) >= 100 else cost
+        cost, kernel = _number(row.get("ms_per_second")), _number(row.get("kernel_ms_per_second"))
         decodes = f"{row['decodes']:.2f}" if row.get("decodes") is not None else "-"
         says = row["says"] + (f" **{row['error'].replace('|', '/')}**" if row.get("error") else "")
-        lines.append(f"| {row['system']} | {says} | {cost} | {decodes} | {row['videos']} |")
+        lines.append(f"| {row['system']} | {says} | {cost} | {kernel} | {decodes} | {row['videos']} |")
     lines += [f"\n{problem}" for problem in report["problems"]]
     if report["cuts"]:
         lines += ["", "| cuts of | videos | labelled | found | false |", "|---|---|---|---|---|"]
@@ -372,6 +374,13 @@ def markdown(report: dict[str, Any]) -> str:
     lines += ["", "Not like for like:", ""]
     lines += [f"- {caveat}" for caveat in report["not_like_for_like"]]
     return "\n".join(lines)
+
+
+def _number(value: float | None) -> str:
+    """A cost with the digits it is worth, or a dash."""
+    if value is None:
+        return "-"
+    return f"{value:.0f}" if value >= 20 else f"{value:.1f}" if value >= 1 else f"{value:.2f}"
 
 
 def measure(folder: str, number: int, environments: Path) -> dict[str, Any]:
