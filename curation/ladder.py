@@ -57,7 +57,7 @@ def ask_container(facts: VideoFacts, recipe: Recipe) -> Verdict | None:
 def ask_packets(path: str, recipe: Recipe) -> Verdict | None:
     """A shot is no longer than its video; packets tell how long that is at most, at a twentieth of the cost of decoding."""
     seconds = packet_seconds(path)
-    if seconds is None:  # a single picture, if anything: for the decode to say
+    if seconds is None:  # for the decode to say
         return None
     for rule in recipe.all_rules:
         if rule.signal in ("shot_seconds", "duration_seconds") and seconds + MARGIN_SECONDS < rule.threshold:
@@ -72,7 +72,8 @@ def ask_keyframes(path: str, recipe: Recipe) -> Verdict | None:
         return None
     decoded = make_strip(path, looks=False, keyframes_only=True)
     strip = decoded.strip
-    gaps = np.diff(strip.clock.frame_seconds)
+    end = max(decoded.facts.claimed_seconds or 0.0, strip.clock.duration_seconds)
+    gaps = np.diff(strip.clock.frame_seconds, append=end)
     if len(strip) < MIN_KEYFRAMES or gaps.max() > MAX_KEYFRAME_GAP_SECONDS:
         return None
     wanted = [each for each in filters() if each.rung == "keyframes"]
@@ -94,6 +95,16 @@ def _picture_signals() -> set[str]:
 
 def _fails(rule: Rule, value: float | None) -> bool:
     return value is not None and not COMPARE[rule.comparison](value, rule.threshold)
+
+
+def stored_verdict(video: dict[str, Any] | None, recipe: Recipe) -> Verdict | None:
+    """The verdict that an earlier run left in a videos row, if this recipe's rule of that name would speak it, too."""
+    if video is None or video.get("early_rung") is None:
+        return None
+    for rule in recipe.all_rules:
+        if rule.name == video["early_rule"] and _fails(rule, video["early_value"]):
+            return Verdict(rung=video["early_rung"], rule=rule.name, value=video["early_value"])
+    return None
 
 
 def climb(path: str, recipe: Recipe) -> Verdict | None:

@@ -105,7 +105,8 @@ class LadderStep:
 
 def ladder(snapshot: Snapshot) -> list[LadderStep]:
     """What each rung stopped and saved. Empty where no rung stopped or audited anything."""
-    videos = [row for row in snapshot.table("videos").to_pylist() if row["rung"] is not None]
+    by_bytes = {row["video_id"]: row for row in snapshot.table("videos").to_pylist()}
+    videos = [row for row in by_bytes.values() if row.get("rung") is not None]
     decided = snapshot.table("decisions", ["kind", "video_id", "fate"]).to_pylist()
     kept = {row["video_id"] for row in decided if row["kind"] == "clip" and row["fate"] == "kept"}
     full = [row for row in videos if row["rung"] not in EARLY_RUNGS]

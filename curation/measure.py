@@ -9,7 +9,7 @@ from fractions import Fraction
 from typing import Any
 
 from curation import ladder
-from curation.clips.errors import UnreadableVideo
+from curation.clips.errors import UnreadableVideo, WrongCall
 from curation.clips.frames import VideoFacts
 from curation.clips.manifest import canonical_json
 from curation.clips.storage import join, local_copy
@@ -28,6 +28,8 @@ SHORTFALL = 0.1  # decoded less than claimed by a tenth, and by a second: the fi
 EMBED = Signal(name="embedding", unit="", meaning="", version=1)
 SLOWEST_BYTES_PER_SECOND = 1_000  # no footage is smaller; bounds what a lying container can claim
 PATIENCE = 0.05  # seconds of wall time per megapixel decoded, 25 times what H.264 takes on a quiet core
+PATIENT_BYTES_PER_SECOND = 100_000
+NETWORK_PATIENCE = 0.2  # seconds per frame that TransNetV2 may be shown, ten times what it takes
 START_SECONDS = 60.0  # of the child, on a loaded machine
 
 
@@ -85,7 +87,8 @@ class Video:
     def time_limit(self) -> float:
         """Seconds of wall and CPU time that decoding it may take, from duration x pixels."""
         megapixels = self.facts.width * self.facts.height / 1e6
-        return START_SECONDS + self.seconds * min(self.facts.fps, 240.0) * max(0.1, megapixels) * PATIENCE
+        by_size = self.size / PATIENT_BYTES_PER_SECOND  # for a container that claims too little
+        return START_SECONDS + by_size + self.seconds * min(self.facts.fps, 240.0) * max(0.1, megapixels) * PATIENCE
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,7 +124,7 @@ def current_versions() -> dict[str, str]:
 def measurement_key(recipe: Recipe, ladder: bool) -> str:
     """Names a way of measuring: two runs with the same key measure the same clips in the same way."""
     shots = [recipe.clip_max_seconds, recipe.drop_head_seconds, detector_version(recipe.detector)]
-    rules = [rule.model_dump(exclude={"source"}) for rule in recipe.all_rules] if ladder else []
+    rules = [recipe.audit_share, [rule.model_dump(exclude={"source"}) for rule in recipe.all_rules]] if ladder else []
     return hashlib.sha256(
         canonical_json([STRIP_VERSION, shots, current_versions(), ladder, rules]).encode()
     ).hexdigest()[:16]
@@ -133,7 +136,7 @@ def audited(identity: str, recipe: Recipe) -> bool:
 
 
 def visit(
-    path: str, video_id: str, recipe: Recipe, climb: bool, stop: bool, safe: bool, referee_frames_left: float
+    path: str, video: Video, recipe: Recipe, climb: bool, stop: bool, safe: bool, referee_frames_left: float
 ) -> Visit:
     """What runs in the prison: the cheap rungs, if the run has a ladder, and one decode, unless a rung stops it."""
     started = time.process_time()
@@ -141,19 +144,17 @@ def visit(
     early = time.process_time() - started
     if verdict is not None and stop:
         return Visit(verdict=verdict, decoded=None, shots=None, early_seconds=early, decode_seconds=0.0)
-    decoded = make_strip(path, video_id, looks=not safe, vectors=not safe)
+    decoded = make_strip(path, video.video_id, looks=not safe, vectors=not safe)
     if len(decoded.strip) < 2:
         raise UnreadableVideo("single_picture", "only one frame decodes: a picture, not a video")
+    shots = video.shots if video.strip_uri is not None else None
+    if shots is None or shots.detector != detector_version(recipe.detector):
+        budget = int(referee_frames_left + REFEREE_SHARE * len(decoded.strip))
+        shots = _shots(recipe.detector, path, decoded.strip, decoded.facts.stream_index, budget)
     return Visit(
         verdict=verdict,
         decoded=decoded,
-        shots=_shots(
-            recipe.detector,
-            path,
-            decoded.strip,
-            decoded.facts.stream_index,
-            int(referee_frames_left + REFEREE_SHARE * len(decoded.strip)),
-        ),
+        shots=shots,
         early_seconds=early,
         decode_seconds=time.process_time() - started - early,
     )
@@ -181,6 +182,11 @@ def twice(prisoner: Callable[[bool], Any]) -> tuple[Any, int]:
             error.attempts = attempt
             if error.cause != "decoder_killed" or attempt == ATTEMPTS:
                 raise
+        except (OSError, WrongCall):
+            raise
+        except Exception as error:  # whatever else footage makes a decoder raise is the footage's fault
+            words = f"decoding raised {type(error).__name__}: {' '.join(str(error).split())[:200]}"
+            raise UnreadableVideo("decoder_failed", words) from error
     raise AssertionError("the loop returns or raises")
 
 
@@ -201,26 +207,30 @@ def measure(
     row: dict[str, Any] = {"uri": video.uri, "video_id": video.video_id, "sha256": video.sha256, "bytes": video.size}
     row |= facts_row(video.facts)
     if video.strip_uri is not None:
-        again = _from_stored_strip(video, recipe, lake_uri, known)
+        again = _from_stored_strip(video, recipe, climb, lake_uri, known)
         if again is not None:
             return Measurement(video=row | {"known": True}, clips=again, embeddings=[], strip=None)
-    stop = climb and not audited(video.video_id, recipe)
+    ask = climb and video.strip_uri is None  # what was decoded once is not asked what it may be
+    stop = ask and not audited(video.video_id, recipe)
+    seconds = video.time_limit
+    if "transnet" in recipe.detector:
+        seconds += NETWORK_PATIENCE * (video.seconds * min(video.facts.fps, 240.0) + referee_frames_left)
     try:
         with local_copy(video.uri) as path:
             visited, attempts = twice(
                 lambda safe: prison.run(
                     visit,
                     path,
-                    video.video_id,
+                    video,
                     recipe,
-                    climb and not safe,
+                    ask and not safe,
                     stop,
                     safe,
                     referee_frames_left,
-                    seconds=video.time_limit,
+                    seconds=seconds,
                 )
             )
-    except (UnreadableVideo, OSError) as error:
+    except (UnreadableVideo, OSError, WrongCall) as error:
         cause = error.cause if isinstance(error, UnreadableVideo) else "missing"
         row |= {
             "cause": cause,
@@ -249,7 +259,7 @@ def measure(
 
 
 def _from_stored_strip(
-    video: Video, recipe: Recipe, lake_uri: str, known: dict[str, dict[str, Any]]
+    video: Video, recipe: Recipe, climb: bool, lake_uri: str, known: dict[str, dict[str, Any]]
 ) -> list[dict[str, Any]] | None:
     """The clips of this recipe without a decode, if they were measured before and what has a new version needs no pictures."""
     assert video.strip_uri is not None
@@ -264,10 +274,14 @@ def _from_stored_strip(
         shots = _shots("strip", "", strip, video.facts.stream_index, 0)
     clips = []
     for piece in _pieces(strip, shots, recipe):
-        clip = known.get(_identity(video.video_id, strip, piece, video.facts.stream_index)["clip_id"])
-        if clip is None or clip["skipped_signals"] or EMBEDDER in _stale(clip):
+        identity = _identity(video.video_id, strip, piece, video.facts.stream_index)
+        if identity["clip_id"] not in known:
             return None
-        due = _filters_due(clip)
+        clip = known[identity["clip_id"]] | identity  # its rank among the shots is this recipe's
+        if EMBEDDER in _stale(clip) or (clip["skipped_signals"] and not (climb and _spared(clip, recipe))):
+            return None
+        skipped = set(clip["skipped_signals"])
+        due = [each for each in _filters_due(clip) if not skipped & {signal.name for signal in each.signals}]
         if any(each.rung == "models" for each in due):
             return None
         if due:
@@ -324,9 +338,9 @@ def facts_of_row(row: dict[str, Any]) -> VideoFacts:
         width=row["width"],
         height=row["height"],
         rotation=row["rotation"],
-        sample_aspect_ratio=Fraction(row["sample_aspect_ratio"]),
+        sample_aspect_ratio=Fraction(row.get("sample_aspect_ratio") or 1),  # lakes of before have no such columns
         claimed_seconds=row["claimed_seconds"],
-        fps=row["claimed_fps"],
+        fps=row.get("claimed_fps") or 25.0,
         has_audio=row["has_sound"],
     )
 

@@ -7,7 +7,6 @@ is new, what the recipe decides over everything measured, what is said of the cl
 import hashlib
 import importlib.metadata
 import time
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -24,10 +23,11 @@ from curation.clips.storage import join, remove_folder, require_writable
 from curation.clips.strip import STRIP_VERSION
 from curation.content.embedding import EMBEDDER
 from curation.decide import decide_clips, decide_video
-from curation.ladder import ask_container
+from curation.ladder import ask_container, stored_verdict
 from curation.measure import ShotFrames, Video, audited, facts_of_row, measurement_key
 from curation.recipes import Recipe
 from curation.shard import ShardJob, clips_schema, cut_shards, read_staged, shard_name
+from curation.shots.detectors import require
 from curation.sources.footage import Footage, find_footage
 
 SHARDS_PER_APPEND = 64  # embeddings of about 4,000 videos, 5 MB a thousand clips, are in memory at once
@@ -63,7 +63,7 @@ def cost_per_second(measured: Iterable[Mapping[str, Any]]) -> float:
     cost, seconds = 0.0, 0.0
     for row in measured:
         if row["duration_seconds"] and row["decode_seconds"]:
-            cost += row["decode_seconds"] + (row["model_seconds"] or 0.0)
+            cost += row["decode_seconds"] + (row.get("model_seconds") or 0.0)
             seconds += row["duration_seconds"]
     return cost / seconds if seconds else COST_PER_SECOND
 
@@ -95,6 +95,7 @@ def plan_run(
         raise WrongCall(f"data set name {name!r}: letters, digits, dot, dash and underscore only, at most 64")
     if limit is not None and limit < 1:
         raise WrongCall(f"limit {limit} must be at least 1")
+    require(recipe.detector)
     lake = Lake(out, catalog)
     require_writable(out)
     footage, passed_over = find_footage(sources)
@@ -198,7 +199,10 @@ class _Run:
             self._say("identify", len(found), len(columns))
         known = {(row["uri"], row["video_id"]): row for row in self.lake.head("videos").to_pylist()}
         self.in_lake = set(known)
-        self.measured = {video_id: row for (_, video_id), row in known.items() if row["cause"] is None}
+        self.measured: dict[str, dict[str, Any]] = {}  # by bytes; the row that knows most
+        for (_, video_id), row in known.items():
+            if row["cause"] is None and self._depth(row) >= self._depth(self.measured.get(video_id)):
+                self.measured[video_id] = row
         before = self.lake.head(
             "decisions", ["dataset", "kind", "uri", "video_id"], where=("dataset", [self.plan.dataset])
         ).to_pylist()
@@ -220,6 +224,12 @@ class _Run:
                 self.rows[key] = known[key]
         for uri, video_id in self.rows:
             self.originals.setdefault(video_id, uri)
+        self.ladder = self.plan.ladder or (self.recipe.scores == "auto" and len(self.rows) > LADDER_ABOVE)
+
+    @staticmethod
+    def _depth(row: dict[str, Any] | None) -> int:
+        """How much a videos row knows: nothing, some, a strip, a strip of today's version."""
+        return 0 if row is None else 1 + (row["strip_uri"] is not None) + (row["strip_version"] == STRIP_VERSION)
 
     def _unchanged(self) -> Commit | None:
         """The commit there is, when this call would only repeat it."""
@@ -230,7 +240,7 @@ class _Run:
         return last if (last.recipe_hash, last.measured_by) == (self.recipe.hash, self._measured_by()) else None
 
     def _measured_by(self) -> str:
-        return measurement_key(self.recipe, self.plan.ladder)
+        return measurement_key(self.recipe, self.ladder)
 
     # --- measuring: shots, visual, motion, embeddings --------------------------------------------------------------
 
@@ -249,33 +259,39 @@ class _Run:
                 strip_uri=self._strip_uri(row["video_id"]),
                 shots=ShotFrames.of_row(self.measured.get(row["video_id"], {})),
             )
-            if not self._stopped_by_container(row, video):
+            if not self._stopped_early(row, video):
                 videos.append(video)
-        shards = cut_shards(videos, workers.num_workers(), cost_per_second(self.measured.values()))
+        shards = cut_shards(videos, cost_per_second(self.measured.values()))
         job = ShardJob(
             lake_uri=self.lake.uri,
             catalog=self.lake.catalog_uri,
             recipe=self.recipe.model_dump(),
-            ladder=self.plan.ladder,
+            ladder=self.ladder,
             key=self._measured_by(),
         )
-        counts: Counter[str] = Counter()
-        costs: Counter[str] = Counter()
+        counts: dict[str, int] = {}
+        costs: dict[str, float] = {}
         pool = min(workers.num_workers(), len(shards))
         self._say("measure", 0, len(videos), costs={"workers": pool})
         for summary in workers.measure_shards(shards, job) if shards else ():
-            peak = max(costs["peak_bytes"], summary.pop("peak_bytes"))
-            counts.update(
-                {k: v for k, v in summary.items() if isinstance(v, int)}
-            )  # videos, clips, quarantined, stopped_early
-            costs.update({k: v for k, v in summary.items() if isinstance(v, float)})
-            costs |= Counter({"workers": pool, "peak_bytes": peak})
+            peak = max(costs.get("peak_bytes", 0), summary.pop("peak_bytes"))
+            for name, value in summary.items():
+                if isinstance(value, int):  # videos, clips, quarantined, stopped_early
+                    counts[name] = counts.get(name, 0) + value
+                elif isinstance(value, float):
+                    costs[name] = costs.get(name, 0.0) + value
+            costs |= {"workers": pool, "peak_bytes": peak}
             self._say("measure", counts["videos"], len(videos), dict(counts), dict(costs))
         return [shard_name(shard, job.key) for shard in shards]
 
-    def _stopped_by_container(self, row: dict[str, Any], video: Video) -> bool:
-        """The ladder's first rung, which the identification has paid for already; the audit sample goes on."""
-        verdict = ask_container(video.facts, self.recipe) if self.plan.ladder and video.strip_uri is None else None
+    def _stopped_early(self, row: dict[str, Any], video: Video) -> bool:
+        """What the ladder says before a worker is asked: an earlier run's verdict, or the container; the audit sample goes on."""
+        row |= {"early_rung": None, "early_rule": None, "early_value": None}
+        if not self.ladder or video.strip_uri is not None:
+            return False
+        verdict = stored_verdict(self.measured.get(video.video_id), self.recipe) or ask_container(
+            video.facts, self.recipe
+        )
         if verdict is None:
             return False
         row |= verdict.as_columns()
@@ -298,12 +314,11 @@ class _Run:
             for row in read_staged(self.lake.uri, name, "videos").to_pylist():
                 entry = self.rows[row["uri"], row["video_id"]]
                 if row.pop("known"):  # measured in an earlier run, perhaps at another URI
-                    row = {
-                        k: v for k, v in self.measured[row["video_id"]].items() if k in FACTS and entry.get(k) is None
-                    }
+                    row = {k: v for k, v in self.measured[row["video_id"]].items() if k in FACTS}
                 elif (row["uri"], row["video_id"]) in self.in_lake:
                     self.changed.append(entry)
-                entry.update(row)
+                # the container's verdict on a video of the audit sample was not the worker's to find
+                entry.update({k: v for k, v in row.items() if v is not None or not k.startswith("early_")})
             clips += read_staged(self.lake.uri, name, "clips").to_pylist()
             for row in read_staged(self.lake.uri, name, "embeddings").to_pylist():
                 embeddings[row["clip_id"]] = np.asarray(row["embedding"], np.float32)
@@ -315,7 +330,7 @@ class _Run:
         for row in self.rows.values():  # a second URI of the same bytes: the facts are the original's
             original = self.rows.get((self.originals[row["video_id"]], row["video_id"]))
             if original is not None and original is not row:
-                row.update({k: v for k, v in original.items() if k in FACTS and row.get(k) is None})
+                row.update({k: v for k, v in original.items() if k in FACTS})
         return clips, embeddings
 
     # --- deciding --------------------------------------------------------------------------------------------------
@@ -341,6 +356,16 @@ class _Run:
 
     # --- captions and the commit -------------------------------------------------------------------------------------
 
+    def _write_videos(self) -> None:
+        """New rows, and rows that know more than before; what is known of some bytes is known of all their URIs."""
+        self.lake.append("videos", _table(self.new_videos, _with_passed_through(self.new_videos)))
+        if not self.changed:
+            return
+        facts = {row["video_id"]: {k: v for k, v in row.items() if k in FACTS} for row in self.changed}
+        rows = self.lake.head("videos", where=("video_id", list(facts))).to_pylist()
+        rows = [row | facts[row["video_id"]] for row in rows]
+        self.lake.replace("videos", "video_id", _table(rows, _with_passed_through(rows)))
+
     def _captions(self, clips: list[dict[str, Any]], decisions: list[dict[str, Any]]) -> list[dict[str, Any]]:
         captioner = Template()
         kept = {row["clip_id"] for row in decisions if row["kind"] == "clip" and row["fate"] == "kept"}
@@ -359,24 +384,20 @@ class _Run:
     def _commit(self, shards: list[str], clips: list[dict[str, Any]], decisions: list[dict[str, Any]]) -> Commit:
         """Write what is new, the data set's decisions as a whole, and, last of all, the row that makes it a snapshot."""
         self._say("commit", 0, 1)
-        self.lake.append("videos", _table(self.new_videos, _with_passed_through(self.new_videos)))
-        if self.changed:
-            again = {(row["uri"], row["video_id"]): row for row in self.changed}
-            same = self.lake.head("videos", where=("video_id", [v for _, v in again])).to_pylist()
-            rows = [again.pop((row["uri"], row["video_id"]), row) for row in same]
-            self.lake.replace("videos", "video_id", _table(rows, _with_passed_through(rows)))
-        known = {
-            row["clip_id"]: row["signal_versions"]
-            for row in self.lake.head("clips", ["clip_id", "signal_versions"]).to_pylist()
+        # embeddings before clips before videos: what a killed run left is then measured again, or whole
+        embedded = {
+            (r["clip_id"], r["embedder"]) for r in self.lake.head("embeddings", ["clip_id", "embedder"]).to_pylist()
         }
-        fresh = [clip for clip in clips if known.get(clip["clip_id"]) != clip["signal_versions"]]
-        self.lake.replace("clips", "clip_id", _table([c for c in fresh if c["clip_id"] in known], clips_schema()))
-        self.lake.append("clips", _table([c for c in fresh if c["clip_id"] not in known], clips_schema()))
-        embedded = set(self.lake.head("embeddings", ["clip_id"])["clip_id"].to_pylist())
         for some in _slices(shards, SHARDS_PER_APPEND):
             tables = [read_staged(self.lake.uri, name, "embeddings") for name in some]
-            rows = [row for table in tables for row in table.to_pylist() if row["clip_id"] not in embedded]
+            rows = [r for t in tables for r in t.to_pylist() if (r["clip_id"], r["embedder"]) not in embedded]
             self.lake.append("embeddings", _table(rows, arrow_schema(EMBEDDINGS)))
+        columns = ["clip_id", "signal_versions", "skipped_signals", "shot_seconds", "shot_rank", "detector"]
+        known = {row["clip_id"]: row for row in self.lake.head("clips", columns).to_pylist()}
+        fresh = [c for c in clips if {name: c[name] for name in columns} != known.get(c["clip_id"])]
+        self.lake.replace("clips", "clip_id", _table([c for c in fresh if c["clip_id"] in known], clips_schema()))
+        self.lake.append("clips", _table([c for c in fresh if c["clip_id"] not in known], clips_schema()))
+        self._write_videos()
         captions = self._captions(clips, decisions)
         captioned = {
             (r["clip_id"], r["captioner"]) for r in self.lake.head("captions", ["clip_id", "captioner"]).to_pylist()
@@ -398,7 +419,8 @@ class _Run:
             counts=counts,
             measured_by=self._measured_by(),
         )
-        remove_folder(join(self.lake.uri, "staging"))
+        for name in shards:
+            remove_folder(join(self.lake.uri, "staging", name))
         self._say("commit", 1, 1, counts)
         return commit
 

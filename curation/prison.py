@@ -4,7 +4,6 @@ The child is a fresh Python process that runs one function call at a time; what 
 decoder takes it down (a crash, an endless loop, a picture that wants all memory) the caller gets an `UnreadableVideo` instead.
 """
 
-import gc
 import os
 import resource
 import signal
@@ -113,7 +112,6 @@ def _serve(descriptor: int, memory_bytes: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     with Connection(descriptor) as pipe:
         while True:
-            gc.freeze()  # what is imported stays; the decoder's frequent collections need not walk over it
             try:
                 function, arguments, seconds = pipe.recv()
             except EOFError:

@@ -21,6 +21,7 @@ from curation.shots.detectors import REFEREE_SHARE
 
 MAX_BYTES = 512 << 20
 MAX_VIDEOS = 64
+MIN_SHARDS = 12
 MAX_COST_SECONDS = 120.0  # CPU seconds; what a killed worker loses at most, unless one video alone costs more
 
 
@@ -35,12 +36,12 @@ class ShardJob:
     key: str
 
 
-def cut_shards(videos: Sequence[Video], workers: int, cost_per_second: float) -> list[list[Video]]:
-    """Lists of videos of bounded bytes, count and cost, in order; at least four shards per worker, so that none waits long for the last.
+def cut_shards(videos: Sequence[Video], cost_per_second: float) -> list[list[Video]]:
+    """Lists of videos of bounded bytes, count and cost, in order; enough of them that no worker waits long for the last.
 
-    cost_per_second: CPU seconds that a second of video takes, as measured before.
+    The number of workers has no say: a run that lost a node finds its shards again. cost_per_second: CPU seconds that a second of video takes, as measured before.
     """
-    most = min(MAX_COST_SECONDS, cost_per_second * sum(video.seconds for video in videos) / (4 * max(1, workers)))
+    most = min(MAX_COST_SECONDS, cost_per_second * sum(video.seconds for video in videos) / MIN_SHARDS)
     shards: list[list[Video]] = []
     size, cost = 0, 0.0
     for video in videos:
@@ -116,7 +117,10 @@ def _known_clips(videos: Sequence[Video], job: ShardJob) -> dict[str, dict[str, 
 
 def _stage(name: str, measured: Sequence[Measurement], job: ShardJob) -> None:
     strips = [m.strip for m in measured if m.strip is not None]
-    strip_uri = join("strips", f"{name}.parquet")
+    held = hashlib.sha256("/".join(strip.video_id for strip in strips).encode()).hexdigest()[:8]
+    strip_uri = join(
+        "strips", f"{name}-{held}.parquet"
+    )  # a shard that is run again for one video must not replace the others'
     if strips:
         write_strips(join(job.lake_uri, strip_uri), strips)
     for m in measured:

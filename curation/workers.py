@@ -114,7 +114,7 @@ class Identifier:
             found |= facts_row(facts)
         except UnreadableVideo as error:
             found |= {"cause": error.cause, "error": str(error), "attempts": error.attempts}
-        except OSError as error:
+        except (OSError, WrongCall) as error:
             found |= {"cause": "missing", "error": f"cannot read {row['uri']}: {error}"}
         return found
 

@@ -154,9 +154,10 @@ def shots_command(
 ) -> None:
     """Where the shots of a video begin: hard cuts, and dissolves and fades (PySceneDetect's detectors give cuts only)."""
     from curation.clips.strip import make_strip
-    from curation.shots.detectors import find_shots
+    from curation.shots.detectors import find_shots, require
     from curation.shots.lengths import shot_spans
 
+    require(detector)
     decoded = _read(lambda path: make_strip(path, looks=False), file)
     strip = decoded.strip
     found = find_shots(detector, file, strip, decoded.facts.stream_index, referee_budget=len(strip)).transitions

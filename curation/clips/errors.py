@@ -13,7 +13,7 @@ class UnreadableVideo(Exception):
     """A video (or a span of one) cannot be decoded. `cause` is a short stable word, the message a plain sentence.
 
     Causes: missing, empty, unreadable, no_video_stream, nothing_decodes, single_picture, format_not_allowed, too_large,
-    too_long, decoder_killed. `attempts`: how often it was tried.
+    too_long, decoder_failed, decoder_killed. `attempts`: how often it was tried.
     """
 
     def __init__(self, cause: str, message: str):

@@ -4,7 +4,6 @@ Files that reach this door are local and hostile until proven otherwise: only th
 demuxed, no protocol but `file` is followed, and whoever decodes footage of others does it in a child (curation.prison).
 """
 
-import gc
 import os
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,6 +16,7 @@ import av
 import cv2
 import numpy as np
 from av.codec.context import Flags2
+from av.sidedata.sidedata import SideDataContainer
 from av.video.reformatter import ColorRange, Interpolation, VideoReformatter
 
 from curation.clips.errors import UnreadableVideo
@@ -38,7 +38,6 @@ LOOK_INTERVAL_SECONDS = 1.0
 MAX_LOOKS = 600  # of one video, about 25 MB of JPEG
 MAX_PIXELS = 64 << 20  # of one picture; 8K is 33 million
 MAX_FRAMES = 4_000_000  # of one video, a day and a half at 30 a second
-COLLECT_EVERY = 16  # frames; frame.side_data makes cycles that hold whole pictures until the collector comes
 GIVE_UP_ON_VECTORS = 64  # frames without a motion vector, after which the codec is taken to have none
 # WMV's asf demuxer writes decode order into pts; its dts are the presentation times (seen on VC-1 with B-frames)
 CODECS_WITH_PTS_IN_DECODE_ORDER = {"vc1", "wmv3"}
@@ -131,6 +130,8 @@ def _stream(container: "av.container.InputContainer") -> Any:
     stream = container.streams.best("video")
     if stream is None:
         raise UnreadableVideo("no_video_stream", "the container holds no video stream")
+    if stream.codec_context is None:
+        raise UnreadableVideo("nothing_decodes", "no decoder knows the codec of its video stream")
     stream.codec_context.thread_count = 1  # parallelism is across videos, where it is free
     return stream
 
@@ -236,14 +237,18 @@ def probe(path: str) -> VideoFacts:
 def packet_seconds(path: str) -> float | None:
     """The span of the video stream's packets in seconds, nothing decoded: at least what is presented.
 
-    None for fewer than two packets. Raises `UnreadableVideo`.
+    None for fewer than two packets, and where time stamps start again (joined DVD files do). Raises `UnreadableVideo`.
     """
     with _open(path) as container:
         stream = _stream(container)
-        first, last, packets = None, None, 0
+        first, last, packets, before = None, None, 0, None
         try:
             for packet in container.demux(stream):
                 stamp = packet.dts if packet.pts is None else packet.pts
+                if packet.dts is not None:
+                    if before is not None and packet.dts < before:
+                        return None
+                    before = packet.dts
                 if stamp is not None:
                     first = stamp if first is None else min(first, stamp)
                     packets += 1
@@ -320,8 +325,6 @@ class Scan:
                     batch.samples.append(schedule.sample(batch.count - 1, frame))
                 if schedule.look_due(now):
                     batch.looks.append((batch.count - 1, schedule.look(frame)))
-                if vectors is not None and number % COLLECT_EVERY == 0:
-                    gc.collect(1)
                 if batch.count == BATCH:
                     assert self.facts is not None
                     yield batch.close(self.facts.rotation)
@@ -424,7 +427,8 @@ class _Vectors:
         distance, value = self.since_anchor, np.nan
         is_anchor = int(frame.pict_type) in (1, 2)  # I, P
         if now >= self.next_read - JITTER_SECONDS and not frame.key_frame and self.fruitless < GIVE_UP_ON_VECTORS:
-            side = frame.side_data.get("MOTION_VECTORS")
+            # frame.side_data would tie the picture into a cycle, which only the collector ends: 1.4 times the cost
+            side = SideDataContainer(frame).get("MOTION_VECTORS")  # type: ignore[call-arg]
             value = (
                 np.nan if side is None else _mean_length(side.to_ndarray(), max(frame.width, frame.height), distance)
             )

@@ -19,6 +19,7 @@ LIT_SHARE = 0.05  # of a row or column; fewer bright pixels are noise in a borde
 EDGE_SHARE = 0.5  # of the edge's length must be lit within four pixels; dark scenes have 0.1-0.3
 # Optical flow on 128-pixel pictures -> the codec's vectors: log-log fit over 60 real H.264, MPEG-2 and MPEG-4 videos,
 # Spearman 0.89 (LOG.md, 2026-11-21)
+SMALLEST_FLOW = 32  # pixels; OpenCV's DIS crashes on pictures with fewer rows
 FLOW_SLOPE, FLOW_INTERCEPT = 1.24, -0.21
 
 # name -> (unit, meaning); every signal is float32 per frame, NaN where it was not measured
@@ -179,7 +180,7 @@ class _Steps:
                     )
                     if response > 0.1:
                         x[i], y[i] = dx / width, dy / height
-                if not codec_tells:
+                if not codec_tells and min(picture.shape) >= SMALLEST_FLOW:
                     field: Any = self.flow.calc(self.before, picture, None)  # type: ignore[call-overload]
                     share = (
                         100 * np.hypot(field[..., 0], field[..., 1]).mean() / (max(width, height) * self.frames_since)

@@ -109,10 +109,11 @@ class _Signals:
 
     def __init__(self, strip: Strip):
         self.strip = strip
-        self.lag = transition_lag(strip.fps)
         self.change = np.nan_to_num(strip.signals["luma_change"].astype(np.float64))
         self.change[:1] = 0  # the first frame of a span has its predecessor elsewhere
         self.long_change = strip.signals["long_change"].astype(np.float64)
+        # the first lag frames of a video have none; a span from its middle has no such start
+        self.lag = int(np.isfinite(self.long_change).argmax()) or transition_lag(strip.fps)
         self.ratio = strip.signals["blend_residual"].astype(np.float64) / (self.long_change + 1)
         self.brightness = strip.signals["brightness"].astype(np.float64)
         self.contrast = strip.signals["contrast"].astype(np.float64)

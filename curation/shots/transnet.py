@@ -16,7 +16,6 @@ from curation.shots.strip_detector import is_plain
 from curation.shots.transitions import Cut, Gradual, Transitions, Verdict, Window
 from models.transnet import HEIGHT, MIDDLE, WIDTH, WINDOW, TransNet, load_transnet, transition_probabilities
 
-DETECTOR_VERSION = 1
 CHANGE = 0.5  # the paper's threshold for the head that fires once per transition
 CHANGE_IN_GRADUAL = 0.3  # that head spreads over a long transition: 0.50-0.59 in the fades of four real videos
 WITHIN = 0.5

@@ -145,3 +145,43 @@ def test_a_new_version_of_a_model_decodes_and_leaves_the_rest(measured: Any) -> 
     for clip in again.clips:
         assert clip["text_score"] == known[clip["clip_id"]]["text_score"] and clip["aspect"] == -2.0
     assert not again.embeddings
+
+
+# --- many runs over one lake --------------------------------------------------------------------------------------------
+
+
+def _strips(lake: Path) -> set[str]:
+    """The strip files of a lake; a decode writes a new one."""
+    return {path.name for path in (lake / "strips").iterdir()}
+
+
+def _values(lake: Path, dataset: str, column: str) -> dict[str, Any]:
+    return {r["clip_id"]: r[column] for r in Lake(str(lake)).snapshot(dataset).table("clips").to_pylist()}
+
+
+def test_ladder_then_full_then_another_recipe_measure_each_thing_once(ray_cluster: None, tmp_path: Path) -> None:
+    lake = tmp_path / "lake"
+    sources = [BEE, BARS, str(SAMPLES / "bottles_static_360p.mp4")]
+
+    def run(name: str, **changes: Any) -> None:
+        curate(sources, DEMO.model_copy(update={"name": name, "audit_share": 0.0} | changes), str(lake))
+
+    run("ladder", scores="ladder")
+    decoded = _strips(lake)
+    static = {c for c, v in _values(lake, "ladder", "text_score").items() if v is None}
+    assert static  # the ladder spared the static clip the models
+
+    run("ladder_again", scores="ladder", near_duplicate_similarity=None)
+    assert _strips(lake) == decoded
+
+    run("full", scores="full")
+    assert static & {c for c, v in _values(lake, "full", "text_score").items() if v is not None}
+    rungs = {r["uri"]: r["rung"] for r in Lake(str(lake)).snapshot("full").table("videos").to_pylist()}
+    assert rungs[BARS] == "frames"
+    decoded = _strips(lake)
+
+    run("full_again", scores="full", near_duplicate_similarity=None)
+    assert _strips(lake) == decoded
+    run("ladder_after", scores="ladder", clip_max_seconds=3.0, clip_min_seconds=1.0)  # other clips: nothing is unlearnt
+    rows = Lake(str(lake)).head("videos").to_pylist()
+    assert len(rows) == 3 and all(row["strip_uri"] for row in rows)

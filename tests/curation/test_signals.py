@@ -121,3 +121,20 @@ def test_pictures_beyond_all_measure_are_a_cause(monkeypatch: pytest.MonkeyPatch
     with pytest.raises(UnreadableVideo, match="1280x720") as caught:
         make_strip(str(SAMPLES / "bee_720p.mp4"))
     assert caught.value.cause == "too_large"
+
+
+def test_a_very_wide_video_without_vectors_is_measured(tmp_path: Path) -> None:
+    """OpenCV's flow crashes on pictures with fewer than 32 rows."""
+    pictures = [p[:96] for p in _pan(4, 12)]
+    strip = make_strip(_encode(tmp_path / "wide.mkv", pictures, "libvpx-vp9", deadline="realtime"), looks=False).strip
+    assert len(strip) == 12 and not len(strip.sampled("block_motion"))
+
+
+def test_the_decoders_memory_is_flat_over_calls() -> None:
+    prison = Prison()
+    peaks = []
+    for _ in range(8):
+        prison.run(make_strip, str(SAMPLES / "bee_720p.mp4"), seconds=60)
+        peaks.append(prison.peak_bytes)
+    prison.close()
+    assert peaks[-1] - peaks[1] < 24 << 20
