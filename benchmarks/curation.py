@@ -1,6 +1,6 @@
 """What curation costs beside decoding alone: CPU seconds of whole processes, in rounds, each against the decode of its own round.
 
-python -m benchmarks.curation [FOLDER] [--rounds 3] [--memory] [--json]
+python benchmarks/curation.py [FOLDER] [--rounds 3] [--memory] [--json]
 
 Every pass runs over all readable videos of FOLDER (samples/ by default) in a fresh process, so that what is measured has its
 start in it. The ladder stops one of every two videos of like cost, by container, packets or keyframes in turn.
@@ -17,6 +17,9 @@ import tempfile
 from collections.abc import Callable, Sequence
 from fractions import Fraction
 from pathlib import Path
+
+if sys.path[0] == os.path.dirname(os.path.abspath(__file__)):  # run as a file: here, `curation` would be this file
+    sys.path[0] = os.path.dirname(sys.path[0])
 
 import av
 import numpy as np
@@ -88,7 +91,7 @@ def cpu_seconds(name: str, rungs: dict[str, str]) -> float:
         return sum(resource.getrusage(resource.RUSAGE_CHILDREN)[:2])
 
     before = used()
-    command = [sys.executable, "-m", "benchmarks.curation", "--pass", name]
+    command = [sys.executable, os.path.abspath(__file__), "--pass", name]
     subprocess.run(command, input=json.dumps(rungs).encode(), check=True)
     return used() - before
 

@@ -286,19 +286,19 @@ class _Run:
 
     def _stopped_early(self, row: dict[str, Any], video: Video) -> bool:
         """What the ladder says before a worker is asked: an earlier run's verdict, or the container; the audit sample goes on."""
+        stored = stored_verdict(self.measured.get(video.video_id), self.recipe)
+        before = dict(row)
         row |= {"early_rung": None, "early_rule": None, "early_value": None}
         if not self.ladder or video.strip_uri is not None:
             return False
-        verdict = stored_verdict(self.measured.get(video.video_id), self.recipe) or ask_container(
-            video.facts, self.recipe
-        )
+        verdict = stored or ask_container(video.facts, self.recipe)
         if verdict is None:
             return False
         row |= verdict.as_columns()
         if audited(video.video_id, self.recipe):
             return False
         row["rung"] = verdict.rung
-        if (video.uri, video.video_id) in self.in_lake:
+        if (video.uri, video.video_id) in self.in_lake and row != before:
             self.changed.append(row)
         return True
 
