@@ -51,6 +51,8 @@ def connect(address: str | None = None) -> None:
         raise WrongCall(
             f"no Ray answers at {address}; start one with `ray start --head`, or leave --address out"
         ) from error
+    # Ray prints errors of tasks that it tries again to stdout, where --json promises nothing but JSON
+    ray._private.worker.print_to_stdstream = lambda data, ignore_prefix: None
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False

@@ -59,7 +59,13 @@ def test_a_real_job_from_submit_to_playing_its_clip(tmp_path: Path) -> None:
         done = json.loads(ask(f"{url}/v1/jobs/{job['id']}")[1])
         assert (done["state"], done["snapshot"]) == ("succeeded", 1), done
         stages = [json.loads(line[6:]).get("stage") for line in stream.splitlines() if line.startswith("data: ")]
-        assert [stage for stage in dict.fromkeys(stages) if stage] == ["identify", "measure", "decide", "commit"]
+        assert [stage for stage in dict.fromkeys(stages) if stage] == [
+            "start",
+            "identify",
+            "measure",
+            "decide",
+            "commit",
+        ]
         funnel = json.loads(ask(f"{url}/v1/datasets/demo/funnel")[1])
         assert funnel["videos"]["in"] == 1 and funnel["clips"]["in"] >= 1
         rows = json.loads(ask(f"{url}/v1/datasets/demo/rows?table=clips")[1])["rows"]
