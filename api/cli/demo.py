@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 os.environ.setdefault("GOMP_SPINCOUNT", "5000")  # before torch loads; see training.cluster.WORKER_ENVIRONMENT
 
-MINUTES, MEMORY_GIB, DISK_GIB = 6, 6.0, 0.5  # on two cores
+MINUTES, MEMORY_GIB, DISK_GIB = 5, 6.0, 0.5  # on two cores
 PLAN = """Cinemill demo: real clips in, a generated clip out.
 
   1  curate                 {samples} -> {out}/lake: shots, filters, copies, captions; every clip gets its reason
