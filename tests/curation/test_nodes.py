@@ -112,4 +112,4 @@ def test_a_killed_node_costs_nothing_but_its_shard(two_nodes: tuple[str, int], t
     videos = [row["uri"] for row in rows if row["kind"] == "video"]
     clips = [row["clip_id"] for row in rows if row["kind"] == "clip"]
     assert len(videos) == len(set(videos)) == 15
-    assert len(clips) == len(set(clips)) == 16
+    assert len(clips) == len(set(clips)) == 17
