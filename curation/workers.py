@@ -125,7 +125,7 @@ def identify(uris: Sequence[str]) -> Iterator[dict[str, Any]]:
     """uri, sha256, size, attempts of every video, as they come; with what the container said, or a cause and an error."""
     items = ray.data.from_items([{"uri": uri} for uri in uris], override_num_blocks=min(len(uris), 8 * num_workers()))
     pool = ray.data.ActorPoolStrategy(
-        size=min(num_workers(), 1 + len(uris) // 8)
+        size=min(num_workers(), 1 + len(uris) // 32)
     )  # starting one costs as much as 8 videos
     yield from items.map(Identifier, compute=pool, num_cpus=1, memory=_declared(IDENTIFIER_MEMORY)).iter_rows()  # type: ignore[arg-type]
 
