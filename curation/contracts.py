@@ -13,6 +13,7 @@ from functools import cache
 from typing import Any, ClassVar, Literal
 
 import numpy as np
+from pydantic import BaseModel, ConfigDict, Field
 
 from curation.clips.frames import VideoFacts, decode_look
 from curation.clips.strip import Strip
@@ -30,6 +31,31 @@ class Signal:
     version: int = 1
 
 
+class Unmeasured(str):
+    """Why a clip has no number for a signal, one clause. Stored as a null with this reason beside it; it fails no rule."""
+
+
+Score = float | Unmeasured
+
+
+class Models(BaseModel):
+    """Which learned scorers look at pictures, and where weights lie that no package ships. Part of a recipe."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    text_reader: Literal["rapidocr", "easyocr"] = Field(default="rapidocr", description="what reads overlaid text")
+    easyocr_weights: str | None = Field(
+        default=None, description="folder with craft_mlt_25k.pth and english_g2.pth; null for EasyOCR's own folder"
+    )
+    aesthetic_clip: str | None = Field(
+        default=None, description="OpenAI's CLIP ViT-L/14 as open_clip loads it; without it `aesthetic` is unmeasured"
+    )
+    aesthetic_head: str | None = Field(
+        default=None,
+        description="LAION's aesthetic head for ViT-L/14 (the linear one, or the improved predictor's MLP)",
+    )
+
+
 @dataclass(frozen=True, kw_only=True)
 class ClipView:
     """What a filter may look at: the facts of the video, the clip's slice of the strip, and, if it asks, pictures.
@@ -40,6 +66,7 @@ class ClipView:
     facts: VideoFacts
     strip: Strip
     looks: Sequence[tuple[float, bytes]] = field(default=())
+    models: Models = field(default_factory=Models)
 
     def pictures(self, count: int) -> list[np.ndarray]:
         """At most `count` pictures spread evenly over the clip, RGB uint8 [H, W, 3]; fewer where the clip is short."""
@@ -57,15 +84,29 @@ class Filter(ABC):
     rung: ClassVar[Rung] = (
         "frames"  # the cheapest rung of the ladder (curation.ladder) that can tell; "models" sees pictures
     )
+    cost: ClassVar[float] = 0.0  # CPU milliseconds per second of video, as docs/filters.md has it; 0 for less than 1
+
+    @property
+    def name(self) -> str:
+        """visual.text, motion.static: its file."""
+        return type(self).__module__.removeprefix("curation.")
 
     @abstractmethod
-    def score(self, clip: ClipView) -> Mapping[str, float | None]:
-        """Every declared signal; None where it could not be measured, never an invented number."""
+    def score(self, clip: ClipView) -> Mapping[str, Score]:
+        """Every declared signal; `Unmeasured` with the reason where it could not be measured, never an invented number."""
+
+    def measured_with(self, models: Models) -> str:
+        """What else than the code decides the numbers: the reader, the weights. Another word here is another version."""
+        return ""
+
+    def unmeasured(self, why: str) -> dict[str, Score]:
+        """All signals, for one reason."""
+        return {signal.name: Unmeasured(why) for signal in self.signals}
 
 
 @cache
 def filters() -> tuple[Filter, ...]:
-    """One instance of every filter in curation.visual and curation.motion, those on the strip first."""
+    """One instance of every filter in curation.visual and curation.motion: those on the strip first, then the cheapest."""
     found: list[Filter] = []
     for package in ("curation.visual", "curation.motion"):
         for module in pkgutil.iter_modules(importlib.import_module(package).__path__, f"{package}."):
@@ -73,7 +114,7 @@ def filters() -> tuple[Filter, ...]:
             found += [
                 m() for m in members if isinstance(m, type) and issubclass(m, Filter) and m.__module__ == module.name
             ]
-    return tuple(sorted(found, key=lambda f: (f.rung == "models", f.stage != "visual", type(f).__name__)))
+    return tuple(sorted(found, key=lambda f: (f.rung == "models", f.cost, f.stage != "visual", type(f).__name__)))
 
 
 def signals() -> dict[str, Signal]:

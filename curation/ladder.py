@@ -15,7 +15,7 @@ from curation.clips.errors import UnreadableVideo
 from curation.clips.frames import VideoFacts, packet_seconds
 from curation.clips.strip import Strip, make_strip
 from curation.clips.time import Clock
-from curation.contracts import ClipView, filters
+from curation.contracts import ClipView, Score, Unmeasured, filters
 from curation.decide import COMPARE
 from curation.recipes import Recipe, Rule
 
@@ -49,7 +49,7 @@ def ask_container(facts: VideoFacts, recipe: Recipe) -> Verdict | None:
     scores = {name: value for each in filters() if each.rung == "container" for name, value in each.score(view).items()}
     for rule in recipe.rules:
         value = scores.get(rule.signal)
-        if value is not None and _fails(rule, value):
+        if isinstance(value, float) and _fails(rule, value):
             return Verdict(rung="container", rule=rule.name, value=value)
     return None
 
@@ -77,7 +77,7 @@ def ask_keyframes(path: str, recipe: Recipe) -> Verdict | None:
     if len(strip) < MIN_KEYFRAMES or gaps.max() > MAX_KEYFRAME_GAP_SECONDS:
         return None
     wanted = [each for each in filters() if each.rung == "keyframes"]
-    scores: list[dict[str, float | None]] = []
+    scores: list[dict[str, Score]] = []
     for frame in range(len(strip)):
         view = ClipView(facts=decoded.facts, strip=strip.span(frame, frame + 1))
         scores.append({signal: value for each in wanted for signal, value in each.score(view).items()})
@@ -86,15 +86,15 @@ def ask_keyframes(path: str, recipe: Recipe) -> Verdict | None:
             return None  # one good picture is enough to go on
         rules = alive
     values = [score[rules[0].signal] for score in scores]
-    return Verdict(rung="keyframes", rule=rules[0].name, value=float(np.median([v for v in values if v is not None])))
+    return Verdict(rung="keyframes", rule=rules[0].name, value=float(np.median(np.array(values, np.float64))))
 
 
 def _picture_signals() -> set[str]:
     return {signal.name for each in filters() if each.rung == "keyframes" for signal in each.signals}
 
 
-def _fails(rule: Rule, value: float | None) -> bool:
-    return value is not None and not COMPARE[rule.comparison](value, rule.threshold)
+def _fails(rule: Rule, value: Score) -> bool:
+    return not isinstance(value, Unmeasured) and not COMPARE[rule.comparison](value, rule.threshold)
 
 
 def stored_verdict(video: dict[str, Any] | None, recipe: Recipe) -> Verdict | None:

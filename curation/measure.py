@@ -3,7 +3,7 @@
 import hashlib
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
@@ -16,8 +16,9 @@ from curation.clips.storage import join, local_copy
 from curation.clips.strip import STRIP_VERSION, Decoded, Strip, make_strip, read_strip
 from curation.clips.time import clip_id
 from curation.content.embedding import EMBEDDER, embed
-from curation.contracts import ClipView, Filter, Signal, filters
+from curation.contracts import ClipView, Filter, Models, Signal, Unmeasured, filters
 from curation.decide import COMPARE
+from curation.order import Asking
 from curation.prison import Prison
 from curation.recipes import Recipe
 from curation.shots.detectors import REFEREE_SHARE, detector_version, find_shots
@@ -112,12 +113,13 @@ class Visit:
     decode_seconds: float
 
 
-def current_versions() -> dict[str, str]:
-    """The version of every signal as this code measures it; what is a function of the strip has the strip's version in it."""
+def current_versions(models: Models) -> dict[str, str]:
+    """The version of every signal as this code and these models measure it; what is a function of the strip has its version in it."""
     versions = {EMBEDDER: str(EMBED.version)}
     for each in filters():
-        on_strip = f"/strip-{STRIP_VERSION}" if each.rung in ("keyframes", "frames") else ""
-        versions |= {signal.name: f"{signal.version}{on_strip}" for signal in each.signals}
+        with_what = f"strip-{STRIP_VERSION}" if each.rung in ("keyframes", "frames") else each.measured_with(models)
+        end = f"/{with_what}" if with_what else ""
+        versions |= {signal.name: f"{signal.version}{end}" for signal in each.signals}
     return versions
 
 
@@ -126,7 +128,7 @@ def measurement_key(recipe: Recipe, ladder: bool) -> str:
     shots = [recipe.clip_max_seconds, recipe.drop_head_seconds, detector_version(recipe.detector)]
     rules = [recipe.audit_share, [rule.model_dump(exclude={"source"}) for rule in recipe.all_rules]] if ladder else []
     return hashlib.sha256(
-        canonical_json([STRIP_VERSION, shots, current_versions(), ladder, rules]).encode()
+        canonical_json([STRIP_VERSION, shots, current_versions(recipe.models), ladder, rules]).encode()
     ).hexdigest()[:16]
 
 
@@ -198,11 +200,12 @@ def measure(
     lake_uri: str,
     known: dict[str, dict[str, Any]],
     referee_frames_left: float = 0.0,
+    order: Sequence[str] = (),
 ) -> Measurement:
     """Measure one video. A video that cannot be read becomes a row with its cause; nothing of the footage's doing raises.
 
     climb: whether the run has a ladder. known: clip_id -> clips row measured before; of such clips only signals of other
-    versions are measured again. referee_frames_left: what videos before this one left of their share.
+    versions are measured again. referee_frames_left: what videos before this one left of their share. order: see `Asking`.
     """
     row: dict[str, Any] = {"uri": video.uri, "video_id": video.video_id, "sha256": video.sha256, "bytes": video.size}
     row |= facts_row(video.facts)
@@ -247,14 +250,15 @@ def measure(
     decoded = visited.decoded
     pieces = _pieces(decoded.strip, visited.shots, recipe)
     clips, embeddings = [], []
-    started = time.process_time()
+    started, asking = time.process_time(), Asking(order)
     for piece in pieces:
-        clip, vector = _measure_clip(video, decoded, piece, recipe, climb, known)
+        clip, vector = _measure_clip(video, decoded, piece, recipe, climb, known, asking)
         clips.append(clip)
         if vector is not None:
             embeddings.append({"clip_id": clip["clip_id"], "embedder": EMBEDDER, "embedding": vector})
     row |= _decoded_row(decoded, len(pieces)) | visited.shots.as_columns() | {"decode_seconds": visited.decode_seconds}
     row["model_seconds"] = time.process_time() - started
+    row["filter_seconds"] = canonical_json({name: round(seconds, 4) for name, seconds in asking.seconds.items()})
     return Measurement(video=row, clips=clips, embeddings=embeddings, strip=decoded.strip)
 
 
@@ -278,17 +282,17 @@ def _from_stored_strip(
         if identity["clip_id"] not in known:
             return None
         clip = known[identity["clip_id"]] | identity  # its rank among the shots is this recipe's
-        if EMBEDDER in _stale(clip) or (clip["skipped_signals"] and not (climb and _spared(clip, recipe))):
+        if EMBEDDER in _stale(clip, recipe) or (clip["skipped_signals"] and not (climb and _spared(clip, recipe))):
             return None
         skipped = set(clip["skipped_signals"])
-        due = [each for each in _filters_due(clip) if not skipped & {signal.name for signal in each.signals}]
+        due = [each for each in _filters_due(clip, recipe) if not skipped & {signal.name for signal in each.signals}]
         if any(each.rung == "models" for each in due):
             return None
         if due:
             view = ClipView(facts=video.facts, strip=strip.span(piece.start_frame, piece.end_frame))
-            clip = clip | {"signal_versions": canonical_json(current_versions())}
+            clip = clip | {"signal_versions": canonical_json(current_versions(recipe.models))}
             for each in due:
-                clip |= each.score(view)
+                clip |= _scored(clip, each, view)
         clips.append(clip)
     return clips
 
@@ -297,15 +301,25 @@ def _pieces(strip: Strip, shots: ShotFrames, recipe: Recipe) -> list[Piece]:
     return cut_clips(strip, shots.cuts, recipe.clip_max_seconds, recipe.drop_head_seconds, shots.gradual)
 
 
-def _stale(clip: dict[str, Any]) -> set[str]:
+def _stale(clip: dict[str, Any], recipe: Recipe) -> set[str]:
     """Signals of a clips row that were measured by another version, or never."""
     measured = json.loads(clip["signal_versions"])
-    return {name for name, version in current_versions().items() if measured.get(name) != version}
+    return {name for name, version in current_versions(recipe.models).items() if measured.get(name) != version}
 
 
-def _filters_due(clip: dict[str, Any]) -> list[Filter]:
-    again = _stale(clip) | set(clip["skipped_signals"])
+def _filters_due(clip: dict[str, Any], recipe: Recipe) -> list[Filter]:
+    again = _stale(clip, recipe) | set(clip["skipped_signals"])
     return [each for each in filters() if again & {signal.name for signal in each.signals}]
+
+
+def _scored(clip: dict[str, Any], each: Filter, view: ClipView) -> dict[str, Any]:
+    """What a filter measured, as columns of the clips table; a number that is missing has its reason in `unmeasured_signals`."""
+    scores = each.score(view)
+    reasons = json.loads(clip.get("unmeasured_signals") or "{}")
+    reasons = {name: why for name, why in reasons.items() if name not in scores}
+    reasons |= {name: str(value) for name, value in scores.items() if isinstance(value, Unmeasured)}
+    numbers = {name: None if isinstance(value, Unmeasured) else value for name, value in scores.items()}
+    return numbers | {"unmeasured_signals": canonical_json(reasons)}
 
 
 def facts_row(facts: VideoFacts) -> dict[str, Any]:
@@ -386,27 +400,34 @@ def _identity(video_id: str, strip: Strip, piece: Piece, stream_index: int) -> d
 
 
 def _measure_clip(
-    video: Video, decoded: Decoded, piece: Piece, recipe: Recipe, climb: bool, known: dict[str, dict[str, Any]]
+    video: Video,
+    decoded: Decoded,
+    piece: Piece,
+    recipe: Recipe,
+    climb: bool,
+    known: dict[str, dict[str, Any]],
+    asking: Asking,
 ) -> tuple[dict[str, Any], Any]:
     """A clips row, and its embedding unless the lake has it or the ladder spares it."""
     row = _identity(video.video_id, decoded.strip, piece, decoded.facts.stream_index)
     before = known.get(row["clip_id"])
-    due = list(filters()) if before is None else _filters_due(before)
+    due = asking.in_order(filters() if before is None else _filters_due(before, recipe))
     row = (before or {"signal_versions": "{}", "skipped_signals": ["embedding"]}) | row
-    embedding_due = EMBEDDER in _stale(row) or "embedding" in row["skipped_signals"]
+    embedding_due = EMBEDDER in _stale(row, recipe) or "embedding" in row["skipped_signals"]
     start = decoded.strip.clock.frame_seconds[piece.start_frame]
     looks = [
         (float(decoded.strip.clock.frame_seconds[frame] - start), look)
         for frame, look in decoded.looks
         if piece.start_frame <= frame < piece.end_frame
     ]
-    view = ClipView(facts=decoded.facts, strip=decoded.strip.span(piece.start_frame, piece.end_frame), looks=looks)
+    strip = decoded.strip.span(piece.start_frame, piece.end_frame)
+    view = ClipView(facts=decoded.facts, strip=strip, looks=looks, models=recipe.models)
     row |= {
         "width": decoded.facts.width,
         "height": decoded.facts.height,
         "has_sound": decoded.facts.has_audio,
         "detector": detector_version(recipe.detector),
-        "signal_versions": canonical_json(current_versions()),
+        "signal_versions": canonical_json(current_versions(recipe.models)),
         "skipped_signals": [],
     }
     spared = False
@@ -417,13 +438,15 @@ def _measure_clip(
             row |= dict.fromkeys(names)
             row["skipped_signals"].extend(names)
         else:
-            row |= each.score(view)
+            with asking.timed(each.name):
+                row |= _scored(row, each, view)
     if not embedding_due:
         return row, None
     if climb and _spared(row, recipe):
         row["skipped_signals"].append("embedding")
         return row, None
-    seen = embed(view)
+    with asking.timed("embedding"):
+        seen = embed(view)
     vector = seen.pop("embedding")
     return row | seen, vector
 

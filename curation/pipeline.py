@@ -25,6 +25,7 @@ from curation.content.embedding import EMBEDDER
 from curation.decide import decide_clips, decide_video
 from curation.ladder import ask_container, stored_verdict
 from curation.measure import ShotFrames, Video, audited, facts_of_row, measurement_key
+from curation.order import cheapest_first
 from curation.recipes import Recipe
 from curation.shard import ShardJob, clips_schema, cut_shards, read_staged, shard_name
 from curation.shots.detectors import require
@@ -268,6 +269,7 @@ class _Run:
             recipe=self.recipe.model_dump(),
             ladder=self.ladder,
             key=self._measured_by(),
+            order=tuple(self._order()),
         )
         counts: dict[str, int] = {}
         costs: dict[str, float] = {}
@@ -283,6 +285,13 @@ class _Run:
             costs |= {"workers": pool, "peak_bytes": peak}
             self._say("measure", counts["videos"], len(videos), dict(counts), dict(costs))
         return [shard_name(shard, job.key) for shard in shards]
+
+    def _order(self) -> list[str]:
+        """Only a ladder stops at a rejection; without one the order saves nothing."""
+        if not self.ladder:
+            return []
+        decided = self.lake.head("decisions", ["dataset", "failed_rules"], where=("dataset", [self.plan.dataset]))
+        return cheapest_first(self.measured.values(), decided.to_pylist(), self.recipe)
 
     def _stopped_early(self, row: dict[str, Any], video: Video) -> bool:
         """What the ladder says before a worker is asked: an earlier run's verdict, or the container; the audit sample goes on."""

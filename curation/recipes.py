@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from curation.clips.errors import WrongCall
 from curation.clips.manifest import DATASET_NAME, canonical_json
-from curation.contracts import signals
+from curation.contracts import Models, signals
 
 Comparison = Literal["<", "<=", ">", ">="]
 Stage = Literal["shots", "visual", "motion", "content"]
@@ -54,6 +54,9 @@ class Recipe(BaseModel):
     drop_head_seconds: float = Field(default=0.0, ge=0, description="start of every video that belongs to no clip")
     rules: tuple[Rule, ...] = Field(
         default=(), description="visual and motion rules, in the order the ledger reports them"
+    )
+    models: Models = Field(
+        default_factory=Models, description="which models look at pictures, and where their weights lie"
     )
     near_duplicate_similarity: float | None = Field(
         default=None,

@@ -27,13 +27,14 @@ MAX_COST_SECONDS = 120.0  # CPU seconds; what a killed worker loses at most, unl
 
 @dataclass(frozen=True, kw_only=True)
 class ShardJob:
-    """What every worker of a run is told: where the lake is, the recipe, and how to measure."""
+    """What every worker of a run is told: where the lake is, the recipe, and how to measure. order: see `curation.order`."""
 
     lake_uri: str
     catalog: str
     recipe: dict[str, Any]
     ladder: bool
     key: str
+    order: tuple[str, ...] = ()
 
 
 def cut_shards(videos: Sequence[Video], cost_per_second: float) -> list[list[Video]]:
@@ -88,7 +89,7 @@ def run_shard(videos: Sequence[Video], job: ShardJob, prison: Prison) -> dict[st
         left = 0.0  # frames that TransNetV2 may still be shown; counted anew in every shard, so that shards are the same again
         for video in videos:
             clips = known.get(video.video_id, {})
-            measured.append(measure(video, recipe, job.ladder, prison, job.lake_uri, clips, left))
+            measured.append(measure(video, recipe, job.ladder, prison, job.lake_uri, clips, left, job.order))
             row = measured[-1].video
             left += REFEREE_SHARE * (row.get("num_frames") or 0) - (row.get("referee_frames") or 0)
         _stage(name, measured, job)

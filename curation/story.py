@@ -1,5 +1,6 @@
 """A video's or a clip's story in sentences: what was measured, what each rule said, what became of it."""
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -76,11 +77,7 @@ def _rules(recipe: Recipe, clip: Row, decision: Row) -> Iterator[str]:
     for rule in recipe.all_rules:
         value = clip.get(rule.signal)
         if value is None:
-            why = (
-                "spared, a cheaper rule had failed"
-                if rule.signal in (clip["skipped_signals"] or ())
-                else "could not be measured"
-            )
+            why = why_null(clip, rule.signal)
             yield f"?  {rule.name}: {rule.signal} {why}; that fails no rule"
             continue
         passed = COMPARE[rule.comparison](value, rule.threshold)
@@ -89,3 +86,12 @@ def _rules(recipe: Recipe, clip: Row, decision: Row) -> Iterator[str]:
     for name in decision["failed_rules"]:
         if name.startswith("content."):
             yield f"NO {name}: {decision['reason']}"
+
+
+def why_null(clip: Row, signal: str) -> str:
+    """Why a row of the clips table has no number for a signal, as the end of a sentence."""
+    if signal in (clip.get("skipped_signals") or ()):
+        return "spared, a cheaper rule had failed"
+    return "could not be measured: " + json.loads(clip.get("unmeasured_signals") or "{}").get(
+        signal, "no reason is on record"
+    )

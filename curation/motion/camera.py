@@ -3,7 +3,7 @@
 from typing import final
 
 from curation.clips.frames import STEP_SECONDS
-from curation.contracts import ClipView, Filter, Signal
+from curation.contracts import ClipView, Filter, Score, Signal
 from curation.motion.jitter import camera_path
 
 
@@ -24,9 +24,9 @@ class Camera(Filter):
         ),
     )
 
-    def score(self, clip: ClipView) -> dict[str, float | None]:
+    def score(self, clip: ClipView) -> dict[str, Score]:
         _, path = camera_path(clip)
         if len(path) < 4:
-            return {"pan": None, "tilt": None}
+            return self.unmeasured("too few steps of a tenth of a second have a picture to hold on to")
         x, y = path.mean(axis=0) / STEP_SECONDS
         return {"pan": float(-x), "tilt": float(y)}

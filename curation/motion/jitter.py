@@ -5,7 +5,7 @@ from typing import final
 import numpy as np
 
 from curation.clips.frames import STEP_SECONDS
-from curation.contracts import ClipView, Filter, Signal
+from curation.contracts import ClipView, Filter, Score, Signal, Unmeasured
 from curation.shots.strip_detector import find_cuts
 
 
@@ -41,12 +41,16 @@ class Jitter(Filter):
         ),
     )
 
-    def score(self, clip: ClipView) -> dict[str, float | None]:
+    def score(self, clip: ClipView) -> dict[str, Score]:
         times, path = camera_path(clip)
         next_to_each_other = np.diff(times) < 1.5 * np.median(np.diff(times)) if len(times) > 1 else np.empty(0, bool)
         changes = np.hypot(*np.diff(path, axis=0).T)[next_to_each_other] if len(path) >= 4 else np.empty(0)
         seconds = clip.strip.clock.duration_seconds
         return {
-            "jitter": 100 * float(np.percentile(changes, 75)) if len(changes) >= 3 else None,
-            "shots_per_second": len(find_cuts(clip.strip, sensitivity=2.0)) / seconds if seconds > 0 else None,
+            "jitter": 100 * float(np.percentile(changes, 75))
+            if len(changes) >= 3
+            else Unmeasured("too few neighbouring steps have a picture to hold on to"),
+            "shots_per_second": len(find_cuts(clip.strip, sensitivity=2.0)) / seconds
+            if seconds > 0
+            else Unmeasured("it lasts no time"),
         }

@@ -4,7 +4,7 @@ from typing import final
 
 import numpy as np
 
-from curation.contracts import ClipView, Filter, Signal
+from curation.contracts import ClipView, Filter, Score, Signal
 
 STILL = 0.5  # luma; re-encoded still pictures stay below 0.2, the slowest labelled motion is above 0.6
 
@@ -22,6 +22,8 @@ class Static(Filter):
         ),
     )
 
-    def score(self, clip: ClipView) -> dict[str, float | None]:
+    def score(self, clip: ClipView) -> dict[str, Score]:
         steps = clip.strip.after_first("luma_change")
-        return {"static_share": float(np.mean(steps < STILL)) if len(steps) else None}
+        return (
+            {"static_share": float(np.mean(steps < STILL))} if len(steps) else self.unmeasured("it has only one frame")
+        )

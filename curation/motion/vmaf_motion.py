@@ -4,7 +4,7 @@ from typing import final
 
 import numpy as np
 
-from curation.contracts import ClipView, Filter, Signal
+from curation.contracts import ClipView, Filter, Score, Signal
 
 # fine_change, of 128-pixel pictures scaled down by fast-bilinear -> FFmpeg's vmafmotion at native size:
 # log-log fit over 82 real videos with published values, R2 0.998, median error 4 % (LOG.md, 2026-11-21)
@@ -25,8 +25,8 @@ class VmafMotion(Filter):
         ),
     )
 
-    def score(self, clip: ClipView) -> dict[str, float | None]:
+    def score(self, clip: ClipView) -> dict[str, Score]:
         steps = clip.strip.after_first("fine_change")
         if not len(steps):
-            return {"vmaf_motion": None}
+            return self.unmeasured("it has only one frame")
         return {"vmaf_motion": float(np.exp(INTERCEPT) * steps.mean() ** SLOPE)}

@@ -2,7 +2,7 @@
 
 from typing import final
 
-from curation.contracts import ClipView, Filter, Signal
+from curation.contracts import ClipView, Filter, Score, Signal
 
 
 @final
@@ -13,5 +13,5 @@ class Aspect(Filter):
     rung = "container"
     signals = (Signal(name="aspect", unit="width / height", meaning="shape as displayed; above 1 is landscape"),)
 
-    def score(self, clip: ClipView) -> dict[str, float | None]:
+    def score(self, clip: ClipView) -> dict[str, Score]:
         return {"aspect": clip.facts.width / clip.facts.height}

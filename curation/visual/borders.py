@@ -4,7 +4,7 @@ from typing import final
 
 import numpy as np
 
-from curation.contracts import ClipView, Filter, Signal
+from curation.contracts import ClipView, Filter, Score, Signal
 
 SIDES = ("left", "right", "top", "bottom")
 
@@ -26,10 +26,10 @@ class Borders(Filter):
         Signal(name="crop_height", unit="pixels", meaning="height of the picture inside its borders"),
     )
 
-    def score(self, clip: ClipView) -> dict[str, float | None]:
+    def score(self, clip: ClipView) -> dict[str, Score]:
         samples = {side: clip.strip.sampled(f"border_{side}") for side in SIDES}
         if not len(samples["left"]):
-            return dict.fromkeys(signal.name for signal in self.signals)
+            return self.unmeasured("its pictures are nearly all dark")
         left, right, top, bottom = (float(np.median(samples[side])) for side in SIDES)
         width, height = clip.facts.width, clip.facts.height
         return {

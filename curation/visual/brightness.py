@@ -2,7 +2,7 @@
 
 from typing import final
 
-from curation.contracts import ClipView, Filter, Signal
+from curation.contracts import ClipView, Filter, Score, Signal
 
 
 @final
@@ -13,5 +13,5 @@ class Brightness(Filter):
     rung = "keyframes"
     signals = (Signal(name="brightness", unit="luma, 16..235", meaning="mean luma over all frames"),)
 
-    def score(self, clip: ClipView) -> dict[str, float | None]:
+    def score(self, clip: ClipView) -> dict[str, Score]:
         return {"brightness": float(clip.strip.signals["brightness"].mean())}

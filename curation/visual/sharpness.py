@@ -4,7 +4,7 @@ from typing import final
 
 import numpy as np
 
-from curation.contracts import ClipView, Filter, Signal
+from curation.contracts import ClipView, Filter, Score, Signal
 
 
 @final
@@ -21,6 +21,10 @@ class Sharpness(Filter):
         ),
     )
 
-    def score(self, clip: ClipView) -> dict[str, float | None]:
+    def score(self, clip: ClipView) -> dict[str, Score]:
         samples = clip.strip.sampled("sharpness")
-        return {"sharpness": float(np.median(samples)) if len(samples) else None}
+        return (
+            {"sharpness": float(np.median(samples))}
+            if len(samples)
+            else self.unmeasured("its pictures are nearly all dark")
+        )

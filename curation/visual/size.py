@@ -2,7 +2,7 @@
 
 from typing import final
 
-from curation.contracts import ClipView, Filter, Signal
+from curation.contracts import ClipView, Filter, Score, Signal
 
 
 @final
@@ -19,5 +19,5 @@ class Size(Filter):
         ),
     )
 
-    def score(self, clip: ClipView) -> dict[str, float | None]:
+    def score(self, clip: ClipView) -> dict[str, Score]:
         return {"short_side": float(min(clip.facts.width, clip.facts.height))}

@@ -5,7 +5,7 @@ from typing import Any, final
 
 import numpy as np
 
-from curation.contracts import ClipView, Filter, Signal
+from curation.contracts import ClipView, Filter, Score, Signal
 
 PICTURES = 4
 CERTAIN = 0.9  # once a picture is this sure, further ones (0.25-0.55 CPU-s each) cannot change any verdict
@@ -55,10 +55,10 @@ class Text(Filter):
     )
     rung = "models"
 
-    def score(self, clip: ClipView) -> dict[str, float | None]:
+    def score(self, clip: ClipView) -> dict[str, Score]:
         pictures = clip.pictures(PICTURES)
         if not pictures:
-            return {"text_score": None, "text_share": None}
+            return self.unmeasured("no picture was taken of it")
         best, share = 0.0, 0.0
         for picture in pictures:
             words = read_text(picture)

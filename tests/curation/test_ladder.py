@@ -11,6 +11,7 @@ from curation.clips.frames import probe
 from curation.clips.manifest import canonical_json
 from curation.clips.storage import join, sha256
 from curation.clips.strip import write_strips
+from curation.contracts import Models
 from curation.ladder import ask_container, ask_keyframes, ask_packets, climb
 from curation.measure import Video, current_versions, measure
 from curation.pipeline import curate
@@ -122,7 +123,7 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> tuple[Video, dict[str,
 
 def _outdated(known: dict[str, dict[str, Any]], signal: str) -> dict[str, dict[str, Any]]:
     """The rows as an older version of one signal left them: its value is wrong, and so is a value of today's version."""
-    versions = canonical_json(current_versions() | {signal: "0"})
+    versions = canonical_json(current_versions(Models()) | {signal: "0"})
     marked = {signal: -1.0, "aspect": -2.0, "signal_versions": versions}
     return {clip_id: clip | marked for clip_id, clip in known.items()}
 
@@ -133,7 +134,7 @@ def test_a_new_version_of_a_strip_signal_reads_the_strip_and_nothing_else(measur
     for clip in again.clips:
         assert clip["brightness"] == pytest.approx(known[clip["clip_id"]]["brightness"])
         assert clip["aspect"] == -2.0  # not measured again
-        assert clip["signal_versions"] == canonical_json(current_versions())
+        assert clip["signal_versions"] == canonical_json(current_versions(Models()))
     assert not again.embeddings
 
 
