@@ -393,7 +393,6 @@ def _identity(video_id: str, strip: Strip, piece: Piece, stream_index: int) -> d
         "end_seconds": clock.seconds(end),
         "duration_seconds": seconds,
         "num_frames": piece.end_frame - piece.start_frame,
-        "fps": (piece.end_frame - piece.start_frame) / seconds if seconds > 0 else None,
         "shot_seconds": piece.shot_seconds,
         "shot_rank": float(piece.shot_rank),
     }

@@ -20,6 +20,7 @@ from av.sidedata.sidedata import SideDataContainer
 from av.video.reformatter import ColorRange, Interpolation, VideoReformatter
 
 from curation.clips.errors import UnreadableVideo
+from curation.clips.native_motion import native_motion
 from curation.clips.storage import local_copy
 
 cv2.setNumThreads(1)  # actors are sized in whole cores
@@ -66,11 +67,13 @@ class Sample:
     """One frame in more detail. luma: uint8 [h, w], upright, long side 256 pixels.
 
     detail: uint8 [rows, columns], the middle of the picture's luma as it was coded, unscaled, its corner on the codec's 8-pixel grid.
+    native_motion: VMAF motion from the frame before, NaN for a video's first frame.
     """
 
     index: int
     luma: np.ndarray
     detail: np.ndarray
+    native_motion: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -302,6 +305,7 @@ class Scan:
             small = VideoReformatter()
             batch: _OpenBatch | None = None
             first, tick = 0, 0.0
+            before: Any = None  # a picture more, so that two neighbours can be compared at native size
             for number, (stamp, frame) in enumerate(_decoded(container, stream, self.end)):
                 if batch is None:
                     self.facts = _facts(container, stream, frame)
@@ -322,9 +326,11 @@ class Scan:
                 )
                 batch.add(stamp, frame.key_frame, tiny, vectors.read(frame, now) if vectors is not None else np.nan)
                 if schedule.sample_due(now) or self.keyframes_only:
-                    batch.samples.append(schedule.sample(batch.count - 1, frame))
+                    neighbour = None if self.keyframes_only else before
+                    batch.samples.append(schedule.sample(batch.count - 1, frame, neighbour))
                 if schedule.look_due(now):
                     batch.looks.append((batch.count - 1, schedule.look(frame)))
+                before = frame
                 if batch.count == BATCH:
                     assert self.facts is not None
                     yield batch.close(self.facts.rotation)
@@ -398,7 +404,7 @@ class _Schedule:
             self.next_look += self.look_interval
         return due
 
-    def sample(self, index: int, frame: Any) -> Sample:
+    def sample(self, index: int, frame: Any, before: Any) -> Sample:
         small = self.sampler.reformat(
             frame,
             *_coded_size(self.facts, SAMPLE_LONG_SIDE),
@@ -408,7 +414,13 @@ class _Schedule:
             threads=1,
         )
         luma = np.ascontiguousarray(_upright(small.to_ndarray(), self.facts.rotation))
-        return Sample(index=index, luma=luma, detail=_detail(frame))
+        motion = np.nan
+        if before is not None and (before.width, before.height, before.format.name) == (
+            frame.width, frame.height, frame.format.name,
+        ):  # fmt: skip
+            bits = frame.format.components[0].bits
+            motion = native_motion(_luma_plane(before), _luma_plane(frame), bits)
+        return Sample(index=index, luma=luma, detail=_detail(frame), native_motion=motion)
 
     def look(self, frame: Any) -> bytes:
         return _look(self.looker, frame, self.facts)
@@ -457,18 +469,24 @@ def _mean_length(vectors: np.ndarray, longer: int, distance: int) -> float:
     return 100 * float(np.dot(length, area)) / (total * longer * distance)
 
 
+def _luma_plane(frame: Any) -> np.ndarray:
+    """The luma as it was decoded, uint8 or uint16 [rows, columns]; a view of the picture where its format allows one."""
+    component = frame.format.components[0]
+    if not frame.format.name.startswith(("yuv", "nv", "gray")) or (component.bits > 8 and frame.format.is_big_endian):
+        return np.asarray(frame.to_ndarray(format="gray"))
+    plane = frame.planes[0]
+    kind = np.uint8 if component.bits == 8 else np.uint16
+    return np.frombuffer(plane, kind).reshape(-1, plane.line_size // np.dtype(kind).itemsize)[:, : frame.width]
+
+
 def _detail(frame: Any) -> np.ndarray:
     """The middle of the luma plane as it was decoded, in 8 bits, uint8; its corner lies on the codec's 8-pixel grid."""
     top, left = max(0, frame.height - DETAIL[0]) // 16 * 8, max(0, frame.width - DETAIL[1]) // 16 * 8
     window = np.s_[top : min(top + DETAIL[0], frame.height), left : min(left + DETAIL[1], frame.width)]
-    bits = frame.format.components[0].bits
-    if not frame.format.name.startswith(("yuv", "nv", "gray")) or (bits > 8 and frame.format.is_big_endian):
-        return np.ascontiguousarray(frame.to_ndarray(format="gray")[window])
-    plane = frame.planes[0]
-    if bits == 8:
-        return np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)[window].copy()
-    wide = np.frombuffer(plane, np.uint16).reshape(-1, plane.line_size // 2)[window]
-    return (wide >> (bits - 8)).astype(np.uint8)
+    luma = _luma_plane(frame)[window]
+    if luma.dtype == np.uint8:
+        return luma.copy()
+    return (luma >> (frame.format.components[0].bits - 8)).astype(np.uint8)
 
 
 def _look(reformatter: VideoReformatter, frame: Any, facts: VideoFacts) -> bytes:

@@ -97,7 +97,6 @@ CLIPS = _columns(
     ("end_seconds", _F, "s", "(end_pts - first pts of the video) x time base"),
     ("duration_seconds", _F, "s", "end_seconds - start_seconds"),
     ("num_frames", _I, "frames", "presented frames in the span"),
-    ("fps", _F, "1/s", "num_frames / duration_seconds"),
     ("width", _I, "pixels", "as displayed"),
     ("height", _I, "pixels", "as displayed"),
     ("has_sound", _B, "", "whether the video has an audio stream"),

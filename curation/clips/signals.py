@@ -5,22 +5,24 @@ working frame by frame. Nothing here knows files; `Measuring` keeps of earlier b
 """
 
 from dataclasses import dataclass
-from typing import Any
 
 import cv2
 import numpy as np
 
 from curation.clips.blends import Blends, transition_lag
 from curation.clips.frames import JITTER_SECONDS, STEP_SECONDS, FrameBatch, VideoFacts
+from curation.clips.global_motion import Follower
 
 THUMBNAIL_LONG_SIDE = 32  # pixels
 DARK = 32  # luma, 16..235; a row or column that stays below is border if it ends in a straight edge
 LIT_SHARE = 0.05  # of a row or column; fewer bright pixels are noise in a border
 EDGE_SHARE = 0.5  # of the edge's length must be lit within four pixels; dark scenes have 0.1-0.3
-# Optical flow on 128-pixel pictures -> the codec's vectors: log-log fit over 60 real H.264, MPEG-2 and MPEG-4 videos,
-# Spearman 0.89 (LOG.md, 2026-11-21)
-SMALLEST_FLOW = 32  # pixels; OpenCV's DIS crashes on pictures with fewer rows
+# flow_motion -> the codec's vectors: log-log fit over real H.264, MPEG-2 and MPEG-4 videos (LOG.md, 2026-11-21)
 FLOW_SLOPE, FLOW_INTERCEPT = 1.24, -0.21
+FOLLOWED = 3.0  # blocks with texture, of about 140; fewer tell no motion
+OBJECT = 0.004  # of the longer side in a tenth of a second, half a pixel of 128: what a block must do beyond the camera
+BLACK, WHITE = 16, 235  # luma; pixels of video range beyond are clipped
+FULL_BLACK, FULL_WHITE = 1, 254  # the same of full-range ("yuvj") formats
 
 # name -> (unit, meaning); every signal is float32 per frame, NaN where it was not measured
 FRAME_SIGNALS = {
@@ -34,20 +36,33 @@ BLEND_SIGNALS = {
     "blend_residual": ("luma", "mean absolute luma difference to the mean of these two; 0 in the middle of a dissolve"),
 }
 STEP_SIGNALS = {
-    "shift_x": (
-        "widths",
-        "global shift to the right since the step before, by phase correlation on 128-pixel pictures",
+    "camera_x": (
+        "longer sides / s",
+        "the picture's shift to the right that all blocks share (curation/clips/global_motion.py)",
     ),
-    "shift_y": ("heights", "global shift downwards since the step before"),
+    "camera_y": ("longer sides / s", "the same downwards"),
+    "camera_zoom": ("1/s", "growth of the picture, natural logarithm; 0.1 is 10 % a second"),
+    "camera_roll": ("degrees / s", "turn of the picture, clockwise as seen"),
+    "object_motion": ("longer sides / s", "mean motion of textured blocks beyond the camera's"),
+    "object_share": ("0..1", "share of textured blocks that move beyond the camera's motion"),
+    "incoherence": (
+        "ratio",
+        "change of the blocks' motion since the step before over the motion itself; 2 is at random",
+    ),
+    "unexplained_change": ("luma", "mean absolute luma difference that is left after the camera's motion is undone"),
+    "flow_motion": ("% of the longer side per frame", "mean length of optical flow on 128-pixel pictures, any codec"),
     "block_motion": (
         "% of the longer side per frame",
-        "mean length of the codec's motion vectors; where it has none, of optical flow on 128-pixel pictures, fitted to them",
+        "mean length of the codec's motion vectors; where it has none, flow_motion fitted to them",
     ),
 }
 SAMPLED_SIGNALS = {
     "sharpness": ("luma squared", "variance of the Laplacian of 256-pixel pictures, inside any dark border"),
+    "black_clipped": ("0..1", "share of the picture inside borders at or below black"),
+    "white_clipped": ("0..1", "share of the picture inside borders at or above white"),
     "blockiness": ("ratio", "luma steps across the codec's 8-pixel grid over those inside it, less 1; 0 is none"),
     "noise": ("luma", "standard deviation of noise in the flattest tenth of the picture, at native size"),
+    "native_motion": ("luma", "VMAF motion from the frame before, at native size (curation/clips/native_motion.py)"),
     "border_left": ("widths", "width of the dark border on the left"),
     "border_right": ("widths", "width of the dark border on the right"),
     "border_top": ("heights", "height of the dark border above"),
@@ -91,7 +106,7 @@ class Measuring:
         tall = batch.luma.reshape(frames * height, width)
         small = cv2.resize(tall, (width // 2, frames * height // 2), interpolation=cv2.INTER_AREA)
         small = small.reshape(frames, height // 2, width // 2)
-        self._steps = self._steps or _Steps(facts, int(batch.pts[0]), width, height)
+        self._steps = self._steps or _Steps(facts, int(batch.pts[0]), height, width)
         self._blends = self._blends or Blends(transition_lag(_rate(batch, facts)))
         self._blends.add(small)
         flat = small.reshape(frames, -1).astype(np.float32)
@@ -103,7 +118,7 @@ class Measuring:
             "luma_change": self._change("small", small),
             "fine_change": self._change("luma", batch.luma),
             **self._steps.measure(batch, contrast),
-            **_samples(batch),
+            **_samples(batch, facts),
         }
         for name, values in signals.items():
             self._signals[name].append(values.astype(np.float32))
@@ -149,46 +164,77 @@ def _rate(batch: FrameBatch, facts: VideoFacts) -> float:
 
 
 class _Steps:
-    """Motion over steps of a tenth of a second: the global shift, and the motion of blocks where the codec tells none."""
+    """Motion over steps of a tenth of a second: the camera's, the objects', and all of it."""
 
-    def __init__(self, facts: VideoFacts, first: int, width: int, height: int):
+    def __init__(self, facts: VideoFacts, first: int, height: int, width: int):
         self.time_base, self.first = float(facts.time_base), first
         self.next_step = 0.0
-        self.window = cv2.createHanningWindow((width, height), cv2.CV_32F)
-        self.flow = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_ULTRAFAST)
-        self.before: np.ndarray | None = None
+        self.follower = Follower(height, width)
+        self.before: tuple[np.ndarray, float] | None = None  # the last step's picture and its time
         self.frames_since = 0
+        self.last_field: np.ndarray | None = None  # the blocks' whole motion in the last step
 
     def measure(self, batch: FrameBatch, contrast: np.ndarray) -> dict[str, np.ndarray]:
-        """shift_x, shift_y and block_motion of a batch."""
-        pictures = batch.luma
-        x, y = np.full(len(pictures), np.nan), np.full(len(pictures), np.nan)
-        motion = batch.block_motion
-        codec_tells = bool(np.isfinite(motion).any())
-        if not codec_tells:
-            motion = motion.copy()
-        height, width = pictures.shape[1:]
+        """The step signals of a batch."""
+        result = {name: np.full(len(batch.pts), np.nan) for name in STEP_SIGNALS}
+        result["block_motion"][:] = batch.block_motion
+        pictures: list[np.ndarray] = []
+        at: list[int] = []
+        seconds, frames = [], []
         for i, now in enumerate((batch.pts - self.first) * self.time_base):
             self.frames_since += 1
             if now < self.next_step - JITTER_SECONDS:
                 continue
-            picture = pictures[i]
             if self.before is not None:
-                if contrast[i] > 2:  # else there is nothing to hold on to
-                    (dx, dy), response = cv2.phaseCorrelate(
-                        self.before.astype(np.float32), picture.astype(np.float32), self.window
-                    )
-                    if response > 0.1:
-                        x[i], y[i] = dx / width, dy / height
-                if not codec_tells and min(picture.shape) >= SMALLEST_FLOW:
-                    field: Any = self.flow.calc(self.before, picture, None)  # type: ignore[call-overload]
-                    share = (
-                        100 * np.hypot(field[..., 0], field[..., 1]).mean() / (max(width, height) * self.frames_since)
-                    )
-                    motion[i] = np.exp(FLOW_INTERCEPT) * share**FLOW_SLOPE
-            self.before, self.frames_since = picture, 0
+                pictures, at = pictures or [self.before[0]], [*at, i]
+                pictures.append(batch.luma[i])
+                seconds.append(now - self.before[1])
+                frames.append(self.frames_since)
+            self.before, self.frames_since = (batch.luma[i], now), 0
             self.next_step = now + STEP_SECONDS
-        return {"shift_x": x, "shift_y": y, "block_motion": motion}
+        if at:
+            self._fill(result, pictures, np.array(at), np.array(seconds), np.array(frames), contrast)
+        return result
+
+    def _fill(
+        self,
+        result: dict[str, np.ndarray],
+        pictures: list[np.ndarray],
+        at: np.ndarray,
+        seconds: np.ndarray,
+        frames: np.ndarray,
+        contrast: np.ndarray,
+    ) -> None:
+        found = self.follower.follow(pictures)
+        textured = found.weight.sum(axis=1)
+        known = (textured >= FOLLOWED) & (contrast[at] > 2)  # else there is nothing to hold on to
+        own = np.abs(found.own)
+        moves = own > OBJECT * np.maximum(seconds / STEP_SECONDS, 1)[:, None]
+        textured = np.maximum(textured, 1e-6)
+        field = found.motion
+        flow = 100 * np.abs(field).mean(axis=1) / frames
+        values = {
+            "camera_x": found.shift.real / seconds,
+            "camera_y": found.shift.imag / seconds,
+            "camera_zoom": np.log(np.abs(found.growth)) / seconds,
+            "camera_roll": np.degrees(np.angle(found.growth)) / seconds,
+            "object_motion": (found.weight * own).sum(axis=1) / textured / seconds,
+            "object_share": (found.weight * moves).sum(axis=1) / textured,
+            "incoherence": self._incoherence(field / seconds[:, None], found.weight),
+        }
+        for name, numbers in values.items():
+            result[name][at] = np.where(known, numbers, np.nan)
+        result["unexplained_change"][at] = found.unexplained
+        result["flow_motion"][at] = flow
+        if not np.isfinite(result["block_motion"]).any():
+            result["block_motion"][at] = np.exp(FLOW_INTERCEPT) * flow**FLOW_SLOPE
+
+    def _incoherence(self, field: np.ndarray, weight: np.ndarray) -> np.ndarray:
+        """Of each step against the one before, float32 [S]; NaN for a video's first."""
+        before = np.concatenate([field[:1] * np.nan if self.last_field is None else self.last_field[None], field[:-1]])
+        self.last_field = field[-1]
+        change = (weight * np.abs(field - before)).sum(axis=1)
+        return change / np.maximum((weight * (np.abs(field) + np.abs(before)) / 2).sum(axis=1), 1e-9)
 
 
 def _thumbnail(picture: np.ndarray) -> np.ndarray:
@@ -197,8 +243,9 @@ def _thumbnail(picture: np.ndarray) -> np.ndarray:
     return cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
 
 
-def _samples(batch: FrameBatch) -> dict[str, np.ndarray]:
+def _samples(batch: FrameBatch, facts: VideoFacts) -> dict[str, np.ndarray]:
     result = {name: np.full(len(batch.pts), np.nan) for name in SAMPLED_SIGNALS}
+    black, white = (FULL_BLACK, FULL_WHITE) if facts.pixel_format.startswith("yuvj") else (BLACK, WHITE)
     for sample in batch.samples:
         i, picture = sample.index, sample.luma
         left, right, top, bottom = _borders(picture)
@@ -210,6 +257,8 @@ def _samples(batch: FrameBatch) -> dict[str, np.ndarray]:
         sides = (left / width, right / width, top / height, bottom / height)
         for name, side in zip(("left", "right", "top", "bottom"), sides, strict=True):
             result[f"border_{name}"][i] = side
+        result["black_clipped"][i], result["white_clipped"][i] = (inner <= black).mean(), (inner >= white).mean()
+        result["native_motion"][i] = sample.native_motion
         result["blockiness"][i] = _blockiness(sample.detail)
         result["noise"][i] = _noise(sample.detail)
     return result

@@ -19,7 +19,7 @@ from curation.clips.signals import SIGNALS, Measured, Measuring
 from curation.clips.storage import filesystem, write_bytes
 from curation.clips.time import Clock
 
-STRIP_VERSION = 3  # a change of any number in signals.py is a new version; strips of other versions are made again
+STRIP_VERSION = 4  # a change of any number in signals.py is a new version; strips of other versions are made again
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,15 +1,20 @@
-"""Where the camera goes, as far as one global shift per frame can tell."""
+"""Where the camera goes: pan, tilt, zoom, roll, and whether it stands."""
 
 from typing import final
 
-from curation.clips.frames import STEP_SECONDS
+import numpy as np
+
 from curation.contracts import ClipView, Filter, Score, Signal
-from curation.motion.jitter import camera_path
+from curation.motion.path import NO_PATH, camera_path
+
+STANDS = (
+    0.01  # longer sides / s; locked cameras of the test videos stay below in 9 of 10 steps, tripod-like drifts do not
+)
 
 
 @final
 class Camera(Filter):
-    """Mean velocity of the camera: pans and tilts. Zoom and roll need more than a shift and are not measured here."""
+    """The motion that all blocks of the picture share, after what objects do is left out (curation/clips/global_motion.py)."""
 
     stage = "motion"
     signals = (
@@ -17,16 +22,34 @@ class Camera(Filter):
             name="pan",
             unit="longer sides / s",
             meaning="mean velocity of the camera to the right (the picture moves left)",
-            version=2,
+            version=3,
         ),
         Signal(
-            name="tilt", unit="longer sides / s", meaning="mean velocity of the camera upwards (the picture moves down)"
+            name="tilt",
+            unit="longer sides / s",
+            meaning="mean velocity of the camera upwards (the picture moves down)",
+            version=2,
+        ),
+        Signal(name="zoom", unit="1/s", meaning="mean growth of the picture, natural logarithm; positive is in"),
+        Signal(name="roll", unit="degrees / s", meaning="mean turn of the picture, clockwise as seen"),
+        Signal(
+            name="camera_speed", unit="longer sides / s", meaning="median speed of the camera, whichever way it goes"
+        ),
+        Signal(
+            name="camera_stands", unit="0..1", meaning="share of tenths of a second in which the camera stands still"
         ),
     )
 
     def score(self, clip: ClipView) -> dict[str, Score]:
-        _, path = camera_path(clip)
+        path = camera_path(clip.strip)
         if len(path) < 4:
-            return self.unmeasured("too few steps of a tenth of a second have a picture to hold on to")
-        x, y = path.mean(axis=0) / STEP_SECONDS
-        return {"pan": float(-x), "tilt": float(y)}
+            return self.unmeasured(NO_PATH)
+        speed = np.hypot(path.x, path.y)
+        return {
+            "pan": -float(path.x.mean()),
+            "tilt": float(path.y.mean()),
+            "zoom": float(path.zoom.mean()),
+            "roll": float(path.roll.mean()),
+            "camera_speed": float(np.median(speed)),
+            "camera_stands": float(np.mean(path.speed < STANDS)),
+        }
