@@ -60,13 +60,15 @@ class Models(BaseModel):
 class ClipView:
     """What a filter may look at: the facts of the video, the clip's slice of the strip, and, if it asks, pictures.
 
-    looks: [(seconds from the clip's start, JPEG)], about one a second, long side at most 640 pixels.
+    looks: [(seconds from the clip's start, JPEG)], about one a second, long side at most 640 pixels. video_seconds: length of the
+    whole video, as decoded; None before it is.
     """
 
     facts: VideoFacts
     strip: Strip
     looks: Sequence[tuple[float, bytes]] = field(default=())
     models: Models = field(default_factory=Models)
+    video_seconds: float | None = None
 
     def pictures(self, count: int) -> list[np.ndarray]:
         """At most `count` pictures spread evenly over the clip, RGB uint8 [H, W, 3]; fewer where the clip is short."""

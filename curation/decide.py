@@ -9,6 +9,7 @@ import numpy as np
 
 from curation.content.concept_balance import clusters, draws, keep_probability
 from curation.content.near_duplicates import duplicate_groups
+from curation.content.orientation import surplus
 from curation.recipes import Recipe, Rule
 
 COMPARE = {"<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge}
@@ -28,6 +29,8 @@ def decide_clips(clips: Sequence[Mapping[str, Any]], embeddings: Mapping[str, np
     alive = [i for i, row in enumerate(rows) if row["fate"] == "kept" and clips[i]["clip_id"] in embeddings]
     if alive:
         _compare(rows, clips, np.stack([embeddings[clips[i]["clip_id"]] for i in alive]), alive, recipe)
+    if recipe.landscape_share is not None:
+        _mix(rows, clips, recipe.landscape_share)
     _split(rows)
     return rows
 
@@ -125,6 +128,20 @@ def _compare(
             reason = f"one of {size} clips of one concept, of which {share[position]:.0%} are kept; its draw was {drawn[position]:.3f}"
             _leave(row, "content.balance", drawn[position], "<", share[position], reason)
             row["failed_rules"].append("content.balance")
+
+
+def _mix(rows: list[Row], clips: Sequence[Mapping[str, Any]], landscape_share: float) -> None:
+    """The set's mix of orientations, last, so that it is what the data set has."""
+    left = [i for i, row in enumerate(rows) if row["fate"] == "kept"]
+    wide = [clips[i]["width"] >= clips[i]["height"] for i in left]
+    gone, drawn = surplus(wide, [clips[i]["clip_id"] for i in left], landscape_share)
+    for i, is_wide, goes, draw in zip(left, wide, gone, drawn, strict=True):
+        if goes:
+            same = [d for d, w, g in zip(drawn, wide, gone, strict=True) if w == is_wide and not g]
+            name = "landscape" if is_wide else "portrait"
+            words = f"more {name} clips than a set with {landscape_share:.0%} landscape has room for; its draw was {draw:.3f}"
+            _leave(rows[i], "content.orientation", draw, "<=", max(same), words)
+            rows[i]["failed_rules"].append("content.orientation")
 
 
 def _quality(clip: Mapping[str, Any]) -> tuple[float, float, float, str]:

@@ -289,7 +289,8 @@ def _from_stored_strip(
         if any(each.rung == "models" for each in due):
             return None
         if due:
-            view = ClipView(facts=video.facts, strip=strip.span(piece.start_frame, piece.end_frame))
+            span = strip.span(piece.start_frame, piece.end_frame)
+            view = ClipView(facts=video.facts, strip=span, video_seconds=strip.clock.duration_seconds)
             clip = clip | {"signal_versions": canonical_json(current_versions(recipe.models))}
             for each in due:
                 clip |= _scored(clip, each, view)
@@ -420,7 +421,13 @@ def _measure_clip(
         if piece.start_frame <= frame < piece.end_frame
     ]
     strip = decoded.strip.span(piece.start_frame, piece.end_frame)
-    view = ClipView(facts=decoded.facts, strip=strip, looks=looks, models=recipe.models)
+    view = ClipView(
+        facts=decoded.facts,
+        strip=strip,
+        looks=looks,
+        models=recipe.models,
+        video_seconds=decoded.strip.clock.duration_seconds,
+    )
     row |= {
         "width": decoded.facts.width,
         "height": decoded.facts.height,

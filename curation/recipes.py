@@ -68,6 +68,12 @@ class Recipe(BaseModel):
         default=False, description="resample concept clusters by the inverse square root of their size"
     )
     balance_keep_below: int = Field(default=1, ge=1, description="clusters up to this size are kept whole")
+    landscape_share: float | None = Field(
+        default=None,
+        gt=0,
+        lt=1,
+        description="share of the set that is as wide as it is tall or wider; the surplus of one orientation leaves; null keeps all",
+    )
     captioner: Literal["template"] = "template"
     scores: Literal["auto", "full", "ladder"] = Field(
         default="auto",
@@ -121,6 +127,8 @@ def _rule(name: str, signal: str, comparison: Comparison, threshold: float, sour
 
 
 _OURS = "ours; the paper names the filter but not its threshold"
+_PAPER = "Movie Gen section 3.2.1 and appendix J.1"
+_FILTERS = "ours, see docs/filters.md"
 
 
 def demo() -> Recipe:
@@ -145,9 +153,14 @@ def demo() -> Recipe:
                 0.06,
                 "8-pixel camera rims (3 %) pass, pillarboxes (13 %) do not",
             ),
+            _rule("visual.effects", "transition_share", "<=", 0.15, _FILTERS),
+            _rule("visual.blockiness", "blockiness", "<=", 0.6, _FILTERS),
             _rule("motion.static", "static_share", "<=", 0.6, "locked cameras with one moving person: 0.45 to 0.58"),
-            _rule("motion.amount", "vmaf_motion", ">=", 0.5, "the paper's 2.0 keeps only lively clips of this set"),
-            _rule("motion.jitter", "jitter", "<=", 2.4, "hand-held orbits 1.7, a camera swung about 2.6"),
+            _rule(
+                "motion.amount", "vmaf_motion_native", ">=", 0.5, "the paper's 2.0 keeps only lively clips of this set"
+            ),
+            _rule("motion.jitter", "jitter", "<=", 2.4, "hand-held orbits 1.6, a camera swung about 2.9"),
+            _rule("motion.slideshow", "still_share", "<=", 0.7, _FILTERS),
         ),
         near_duplicate_similarity=0.95,
         balance=True,
@@ -155,8 +168,38 @@ def demo() -> Recipe:
     )
 
 
-def _moviegen(name: str, short_side: int, description: str, extra: tuple[Rule, ...] = ()) -> Recipe:
-    paper = "Movie Gen section 3.2.1 and appendix J.1"
+def _visual() -> tuple[Rule, ...]:
+    """What the paper asks of pictures, in the order of table 44; where it gives no threshold, ours."""
+    return (
+        _rule("visual.text", "text_score", "<", 0.6, _PAPER),
+        _rule("visual.borders", "border_share", "<=", 0.01, _FILTERS),
+        _rule("visual.effects", "transition_share", "<=", 0.1, _FILTERS),
+        _rule("visual.flashes", "flashes_per_second", "<=", 0.5, _FILTERS),
+        _rule("visual.black", "brightness", ">=", 24, _FILTERS),
+        _rule("visual.black_clipped", "black_clipped", "<=", 0.4, _FILTERS),
+        _rule("visual.white_clipped", "white_clipped", "<=", 0.25, _FILTERS),
+        _rule("visual.sharpness", "sharpness", ">=", 30, _FILTERS),
+        _rule("visual.blockiness", "blockiness", "<=", 0.6, _FILTERS),
+        _rule("visual.noise", "noise", "<=", 3, _FILTERS),
+        _rule("visual.frame_rate", "distinct_fps", ">=", 12, _FILTERS),
+    )
+
+
+def _motion() -> tuple[Rule, ...]:
+    return (
+        _rule("motion.static", "static_share", "<=", 0.5, _FILTERS),
+        _rule("motion.frozen", "freeze_seconds", "<=", 1.0, _FILTERS),
+        _rule("motion.amount", "vmaf_motion_native", ">", 2.0, _PAPER),
+        _rule("motion.vectors_slow", "motion_vector", ">", 0.5, _PAPER + ", pixels of a picture 1,280 wide"),
+        _rule("motion.vectors_fast", "motion_vector", "<", 7.0, _PAPER + ", pixels of a picture 1,280 wide"),
+        _rule("motion.shots_per_second", "shots_per_second", "<", 0.85, _PAPER),
+        _rule("motion.jitter", "jitter", "<=", 2.4, _FILTERS),
+        _rule("motion.slideshow", "still_share", "<=", 0.7, _FILTERS),
+        _rule("motion.loop", "loop_likeness", "<=", 0.7, _FILTERS),
+    )
+
+
+def _moviegen(name: str, short_side: int, landscape_share: float, description: str) -> Recipe:
     return Recipe(
         name=name,
         description=description,
@@ -165,39 +208,59 @@ def _moviegen(name: str, short_side: int, description: str, extra: tuple[Rule, .
         clip_min_seconds=4.0,
         clip_max_seconds=16.0,
         drop_head_seconds=2.0,  # the paper drops "the first seconds" of clips at a video's start; 2 s is our choice
-        rules=(
-            _rule("visual.size", "short_side", ">=", short_side, paper),
-            *extra,
-            _rule("visual.black", "brightness", ">=", 24, _OURS),
-            _rule("visual.text", "text_score", "<", 0.6, paper),
-            _rule("visual.borders", "border_share", "<=", 0.01, _OURS),
-            _rule("visual.sharpness", "sharpness", ">=", 30, _OURS),
-            _rule("motion.static", "static_share", "<=", 0.5, _OURS),
-            _rule("motion.amount", "vmaf_motion", ">", 2.0, paper),
-            _rule("motion.shots_per_second", "shots_per_second", "<", 0.85, paper),
-        ),
+        rules=(_rule("visual.size", "short_side", ">=", short_side, _PAPER), *_visual(), *_motion()),
         near_duplicate_similarity=0.99,  # cosine < 0.99 in the paper, of SSCD embeddings; ours are a classifier's
+        balance=True,
+        balance_keep_below=1,
+        landscape_share=landscape_share,
+    )
+
+
+def moviegen_256() -> Recipe:
+    """The paper's low-resolution set: at least 720 pixels on the shorter side, 60 % landscape."""
+    return _moviegen("moviegen_256", 720, 0.6, "Movie Gen's set for 256 px training: sides >= 720 px, clips of 4-16 s.")
+
+
+def moviegen_768() -> Recipe:
+    """The paper's high-resolution set: at least 768 pixels on the shorter side, 80 % landscape."""
+    return _moviegen(
+        "moviegen_768", 768, 0.8, "Movie Gen's set for 768 px training: sides >= 768 px, mostly landscape."
+    )
+
+
+def moviegen_funnel() -> Recipe:
+    """The steps of table 44, in its order and nothing else: what is left of a raw pool after each."""
+    table = "Movie Gen table 44"
+    return Recipe(
+        name="moviegen_funnel",
+        description="Movie Gen's table 44, step by step: landscape clips of 12-16 s at 768 px and more.",
+        scene_min_seconds=0.0,
+        clip_min_seconds=0.0,
+        clip_max_seconds=16.0,
+        rules=(
+            _rule("visual.video_length_min", "video_seconds", ">=", 4, f"{table}: 4-120 s"),
+            _rule("visual.video_length_max", "video_seconds", "<=", 120, f"{table}: 4-120 s"),
+            _rule("visual.size", "short_side", ">=", 768, f"{table}: >= 768x768"),
+            _rule("visual.landscape", "aspect", ">=", 1.0, f"{table}: w >= h"),
+            _rule("visual.text", "text_score", "<", 0.6, f"{table}: no text; section 3.2.1"),
+            _rule("visual.borders", "border_share", "<=", 0.01, f"{table}: no border; threshold ours"),
+            _rule("visual.clip_length", "clip_seconds", ">=", 12, f"{table}: 12-16 s clip without a cut"),
+            _rule("motion.amount", "vmaf_motion_native", ">", 2.0, f"{table}: not slow; section 3.2.1"),
+            _rule("motion.vectors_slow", "motion_vector", ">", 0.5, f"{table}: not slow; appendix J.1"),
+            _rule("motion.shots_per_second", "shots_per_second", "<", 0.85, f"{table}: not shaky; appendix J.1"),
+        ),
+        near_duplicate_similarity=0.99,
         balance=True,
         balance_keep_below=1,
     )
 
 
-def moviegen_256() -> Recipe:
-    """The paper's low-resolution set: at least 720 pixels on the shorter side."""
-    return _moviegen(
-        "moviegen_256", 720, "Movie Gen's set for 256 px training: sides >= 720 px, single-shot clips of 4-16 s."
-    )
-
-
-def moviegen_768() -> Recipe:
-    """The paper's high-resolution set: at least 768 pixels on the shorter side, landscape first in the funnel of table 44."""
-    landscape = _rule("visual.landscape", "aspect", ">=", 1.0, "Movie Gen table 44, funnel step w >= h")
-    return _moviegen(
-        "moviegen_768", 768, "Movie Gen's set for 768 px training: sides >= 768 px, landscape.", (landscape,)
-    )
-
-
-RECIPES = {"demo": demo, "moviegen_256": moviegen_256, "moviegen_768": moviegen_768}
+RECIPES = {
+    "demo": demo,
+    "moviegen_256": moviegen_256,
+    "moviegen_768": moviegen_768,
+    "moviegen_funnel": moviegen_funnel,
+}
 
 
 def load_recipe(name: str) -> Recipe:

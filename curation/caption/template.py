@@ -1,25 +1,46 @@
 """Captions from measured facts by a fixed template: the same clip always gets the same sentence. Language models come later."""
 
+import math
 from collections.abc import Mapping
 from typing import Any, final
 
 from curation.contracts import Captioner
 
 CERTAIN = 0.15  # mean probability below which a label is not said
-MOVING = 0.04  # longer sides per second
-SHAKY = 1.0  # % of the longer side
+# what counts as a move, and how shaky a hand is: set on 60 labelled single-shot videos (docs/filters.md)
+MOVES = {
+    "pan": 0.015,
+    "tilt": 0.015,
+    "zoom": 0.0125,
+    "roll": 3.0,
+}  # per second: longer sides, longer sides, ln, degrees
+WORDS = {
+    "pan": ("right", "left"),
+    "tilt": ("up", "down"),
+    "zoom": ("in", "out"),
+    "roll": ("clockwise", "anticlockwise"),
+}
+SHAKY = 0.55  # % of the longer side
+STANDS = 0.5  # of the time
+NOWHERE = 0.5  # of the camera's speed; less net speed than this and it goes back and forth
 
 
 def camera_motion(facts: Mapping[str, Any]) -> str | None:
-    """Camera motion in the paper's words (section 3.2.2), as far as a global shift can tell; None where it was not measured."""
-    pan, tilt, jitter = facts.get("pan"), facts.get("tilt"), facts.get("jitter")
-    if pan is None or tilt is None or jitter is None:
+    """Camera motion in the paper's words (section 3.2.2), as far as shift, zoom and roll tell; None where it was not measured.
+
+    A push in and a zoom in, a truck and a pan look alike to them; the commoner word is taken.
+    """
+    measured = [facts.get(name) for name in (*MOVES, "camera_speed", "camera_stands", "jitter")]
+    if any(value is None for value in measured):
         return None
-    if max(abs(pan), abs(tilt)) >= MOVING:
-        if abs(pan) >= abs(tilt):
-            return "pan right" if pan > 0 else "pan left"
-        return "tilt up" if tilt > 0 else "tilt down"
-    return "handheld" if jitter >= SHAKY else "static"
+    if facts["camera_stands"] >= STANDS:
+        return "static"
+    net = math.hypot(facts["pan"], facts["tilt"]) + abs(facts["zoom"]) / 2 + math.radians(abs(facts["roll"])) / 2
+    shaky = facts["jitter"] >= SHAKY
+    strength, move = max((abs(facts[name]) / least, name) for name, least in MOVES.items())
+    if strength >= 1 and not (shaky and net < NOWHERE * facts["camera_speed"]):
+        return f"{move} {WORDS[move][facts[move] < 0]}"
+    return "handheld" if shaky else "static"
 
 
 @final
@@ -27,7 +48,7 @@ class Template(Captioner):
     """What the classifier sees, the colours, the light, the amount of motion and the camera."""
 
     name = "template"
-    version = 1
+    version = 2
 
     def caption(self, facts: Mapping[str, Any]) -> str:
         labels = [
@@ -56,7 +77,7 @@ class Template(Captioner):
 
     @staticmethod
     def _amount(facts: Mapping[str, Any]) -> str:
-        motion = facts.get("vmaf_motion")
+        motion = facts.get("vmaf_motion_native")
         if motion is None:
             return "Unknown"
         return "Little" if motion < 1.5 else "Some" if motion < 5 else "Strong"

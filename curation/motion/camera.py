@@ -31,7 +31,11 @@ class Camera(Filter):
             version=2,
         ),
         Signal(name="zoom", unit="1/s", meaning="mean growth of the picture, natural logarithm; positive is in"),
-        Signal(name="roll", unit="degrees / s", meaning="mean turn of the picture, clockwise as seen"),
+        Signal(
+            name="roll",
+            unit="degrees / s",
+            meaning="mean turn of the camera, clockwise (the picture turns the other way)",
+        ),
         Signal(
             name="camera_speed", unit="longer sides / s", meaning="median speed of the camera, whichever way it goes"
         ),
@@ -49,7 +53,7 @@ class Camera(Filter):
             "pan": -float(path.x.mean()),
             "tilt": float(path.y.mean()),
             "zoom": float(path.zoom.mean()),
-            "roll": float(path.roll.mean()),
+            "roll": -float(path.roll.mean()),
             "camera_speed": float(np.median(speed)),
             "camera_stands": float(np.mean(path.speed < STANDS)),
         }
