@@ -139,14 +139,14 @@ def overlay_mark(source: str, target: str, corner: str = "top right", alpha: flo
     height, width = frames.shape[1:3]
     side = max(24, round(share * min(height, width)))
     mark = _mark(side)
-    left, top = _corner(corner, height, width, *mark.shape, margin=round(0.04 * min(height, width)))
-    box = np.s_[top : top + mark.shape[0], left : left + mark.shape[1]]
+    left, top = _corner(corner, height, width, side, side, margin=round(0.04 * min(height, width)))
+    box = np.s_[top : top + side, left : left + side]
     cover = alpha * mark[..., None]
     copy = frames.copy()
     for frame in copy:
         frame[box] = np.round(frame[box] * (1 - cover) + 255 * cover).astype(np.uint8)
     write_video(target, copy, fps)
-    return {"box": (left, top, mark.shape[1], mark.shape[0]), "alpha": alpha}
+    return {"box": (left, top, side, side), "alpha": alpha}
 
 
 def _mark(side: int) -> np.ndarray:

@@ -54,6 +54,11 @@ class Persistence:
         return self._lasting_and_passing[1]
 
     @cached_property
+    def changes(self) -> np.ndarray:
+        """Mean change from one look to the next, 8-bit steps, float32 [H, W]."""
+        return np.abs(np.diff(self.pictures, axis=0)).mean(axis=(0, 3))
+
+    @cached_property
     def standstill(self) -> float:
         """How much of the picture's gradient lasts, 0..1: 0.2 to 0.4 by chance where the camera moves, 0.4 to 1 where it is locked."""
         return stability(self.lasting, self.passing)
@@ -84,7 +89,8 @@ def persistence(clip: ClipView) -> Persistence | None:
 
 @lru_cache(maxsize=1)  # the two filters that ask do so for the same clip; together they cost what one does
 def _persistence(looks: tuple[bytes, ...], borders: tuple[float, ...]) -> Persistence | None:
-    pictures = [cv2.imdecode(np.frombuffer(look, np.uint8), cv2.IMREAD_REDUCED_COLOR_2) for look in looks]
+    decoded = (cv2.imdecode(np.frombuffer(look, np.uint8), cv2.IMREAD_REDUCED_COLOR_2) for look in looks)
+    pictures = [picture for picture in decoded if picture is not None]
     height, width = pictures[0].shape[:2]
     left, right = (round(share * width) + (RIM if share else 0) for share in borders[:2])
     top, bottom = (round(share * height) + (RIM if share else 0) for share in borders[2:])
