@@ -30,7 +30,7 @@ class Logo(Filter):
 
     stage = "visual"
     rung = "models"
-    cost = 6.0
+    cost = 4.4
     signals = (
         Signal(
             name="logo_score", unit="0..1", meaning="how much of the surest mark's gradient lasts; 0 without a mark"
@@ -46,7 +46,7 @@ class Logo(Filter):
             return self.unmeasured("its pictures show nothing")
         marks = find_marks(lasting)
         if not marks and lasting.standstill > STILL:
-            return self.unmeasured("the whole picture stands still, a mark as much as the rest")
+            return self.unmeasured("most of the picture stands still, a mark as much as the rest")
         score, share = max(marks, default=(0.0, 0.0))
         return {"logo_score": score, "logo_share": share}
 
