@@ -70,7 +70,7 @@ def noise(source: str, target: str, sigma: float = 20.0) -> Truth:
     """Gaussian noise on every value of every frame, sigma in 8-bit steps."""
     frames, fps = read(source)
     draw = np.random.default_rng(0)
-    noisy = [np.clip(f + draw.normal(0, sigma, f.shape).astype(np.float32), 0, 255).astype(np.uint8) for f in frames]
+    noisy = [np.clip(f + sigma * draw.standard_normal(f.shape, np.float32), 0, 255).astype(np.uint8) for f in frames]
     write_video(target, np.stack(noisy), fps)
     return {"sigma": sigma}
 

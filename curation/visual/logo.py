@@ -9,10 +9,7 @@ from curation.contracts import ClipView, Filter, Score, Signal
 from curation.visual.persistence import Persistence, persistence, stability
 
 GRAIN = 0.04  # of the shorter side: gradients are compared over squares of this size
-LASTING = (
-    0.5,
-    0.65,
-)  # of a square's gradient, in turn: the lower for faint marks, the higher parts a mark from chance beside it
+LASTING = (0.5, 0.65)  # of a square's gradient: the lower finds faint marks, the higher parts them from what is beside
 FAINTEST = 6.0  # mean lasting gradient of a mark, 8-bit steps per pixel; half-transparent white on mid-grey has 8 to 14
 AREA = (0.0025, 0.2)  # of the picture: less is a glint or a spot on the lens, more is a scene that stands
 FILL = 0.5  # of its box; a lasting contour of a scene is a thin line
