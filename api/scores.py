@@ -95,7 +95,7 @@ class Scores:
         known = signals().get(signal)
         return Histogram(
             signal=signal,
-            unit=_unit(signal),
+            unit=unit_of(signal),
             meaning=known.meaning if known else "",
             scale=scale,
             low=low,
@@ -136,13 +136,14 @@ def verdicts(snapshot: Snapshot, clip: Mapping[str, Any]) -> list[Verdict]:
         told.append(
             Verdict(
                 rule=rule.name, signal=rule.signal, value=value, comparison=rule.comparison, threshold=rule.threshold,
-                unit=_unit(rule.signal), passed=passed,
+                unit=unit_of(rule.signal), passed=passed,
             )
         )  # fmt: skip
     return told
 
 
-def _unit(signal: str) -> str:
+def unit_of(signal: str) -> str:
+    """The unit of a signal or of another column that rules ask for."""
     known = signals().get(signal)
     return known.unit if known else UNITS.get(signal, "")
 

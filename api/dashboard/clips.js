@@ -128,7 +128,7 @@ export class ClipGrid {
     const numbers = Object.entries(found.clip).filter(([name, value]) => typeof value === "number" && !asked.has(name) && !/_pts$|^time_base|^crop_|^stream|^value$|^threshold$/.test(name));
     const verdict = (rule) => h("tr", { class: rule.passed === false ? "failed" : "" },
       h("td", {}, { true: "✓", false: "✕", null: "?" }[rule.passed]), h("td", {}, rule.rule), h("td", {}, words(rule.signal)),
-      h("td", {}, rule.value === null ? "not measured" : `${short(rule.value)}${rule.unit && !rule.unit.includes("..") ? ` ${rule.unit}` : ""}`), h("td", {}, `${SIGNS[rule.comparison]} ${short(rule.threshold)}`));
+      h("td", {}, rule.value === null ? h("span", { class: "why" }, found.unmeasured[rule.signal] ?? "not measured") : `${short(rule.value)}${rule.unit && !rule.unit.includes("..") ? ` ${rule.unit}` : ""}`), h("td", {}, `${SIGNS[rule.comparison]} ${short(rule.threshold)}`));
     const video = h("video", { src: found.preview, poster: found.poster, controls: true, loop: true, playsinline: true });
     video.muted = true;
     this.dialog.replaceChildren(
@@ -137,7 +137,8 @@ export class ClipGrid {
       found.clip.caption ? h("blockquote", {}, found.clip.caption) : "",
       ...found.sentences.map((sentence) => h("p", {}, sentence)),
       h("table", { class: "rules" }, h("tbody", {}, ...found.rules.map(verdict))),
-      h("dl", {}, ...numbers.map(([name, value]) => h("div", {}, h("dt", {}, words(name)), h("dd", {}, short(value))))),
+      h("dl", {}, ...Object.entries(found.unmeasured).filter(([name]) => !asked.has(name) && !name.startsWith("crop_")).map(([name, why]) => h("div", { title: why }, h("dt", {}, words(name)), h("dd", { class: "why" }, why))),
+        ...numbers.map(([name, value]) => h("div", {}, h("dt", {}, words(name)), h("dd", {}, short(value))))),
       h("p", { class: "note mono" }, found.clip.clip_id));
     this.dialog.showModal();
     video.play().catch(() => {});

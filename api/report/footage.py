@@ -9,6 +9,8 @@ from api.report.credits import Credit, find_credits
 from api.report.media import preview, stills
 from curation.clips import Snapshot
 from curation.ledger import FunnelStep, counts, funnel
+from curation.recipes import Rule, parse_recipe
+from curation.story import why_null
 
 THREE_STILLS = (1 / 6, 1 / 2, 5 / 6)  # of a clip's length
 SIGNS = {"<": "<", "<=": "≤", ">": ">", ">=": "≥"}
@@ -28,6 +30,7 @@ class ClipCard:
     measured: str | None  # "16, asked ≥ 24"
     copy_of: str | None  # name of the clip that stays instead
     also: tuple[str, ...]  # further rules that it fails
+    unmeasured: tuple[str, ...]  # "logo score could not be measured: ..."
     caption: str | None
     held_out: bool
     damaged: bool
@@ -74,6 +77,7 @@ def read_footage(snapshot: Snapshot, progress: Callable[[int, int], None] | None
     decisions = {row["clip_id"]: row for row in snapshot.table("decisions").to_pylist() if row["clip_id"]}
     captions = {row["clip_id"]: row["caption"] for row in snapshot.table("captions").to_pylist()}
     credits = find_credits(videos.values())
+    rules = parse_recipe(snapshot.commit.recipe, f"the recipe of {snapshot.name}").all_rules
 
     names = {row["clip_id"]: short_name(row["uri"]) for row in ledger if row["clip_id"]}
 
@@ -83,6 +87,7 @@ def read_footage(snapshot: Snapshot, progress: Callable[[int, int], None] | None
             row,
             clip,
             decisions[row["clip_id"]],
+            rules,
             caption=captions.get(row["clip_id"]),
             credit=credits.get(row["uri"]),
             copy_of=names.get(row["duplicate_of"]),
@@ -114,6 +119,7 @@ def _clip_card(
     row: dict[str, Any],
     clip: dict[str, Any],
     decision: dict[str, Any],
+    rules: Sequence[Rule],
     *,
     caption: str | None,
     credit: Credit | None,
@@ -132,6 +138,11 @@ def _clip_card(
         measured=_measured(row),
         copy_of=copy_of,
         also=tuple(name for name in decision["failed_rules"] or () if name != row["rule"]),
+        unmeasured=tuple(
+            f"{rule.signal.replace('_', ' ')} {why_null(clip, rule.signal)}"
+            for rule in rules
+            if clip.get(rule.signal) is None
+        ),
         caption=caption,
         held_out=kept and decision["split"] != "train",
         damaged=bool(row["damaged"]),
@@ -144,7 +155,7 @@ def _clip_card(
 def _measured(row: dict[str, Any]) -> str | None:
     if row["value"] is None or row["threshold"] is None:
         return None
-    return f"{row['value']:.3g}, asked {SIGNS.get(row['comparison'], row['comparison'])} {row['threshold']:.3g}"
+    return f"{number(row['value'])}, asked {SIGNS.get(row['comparison'], row['comparison'])} {number(row['threshold'])}"
 
 
 def _video_row(row: dict[str, Any], videos: dict[Any, dict[str, Any]], credits: dict[str, Credit]) -> VideoRow:
@@ -160,6 +171,11 @@ def _video_row(row: dict[str, Any], videos: dict[Any, dict[str, Any]], credits: 
         facts=facts,
         credit=credits.get(row["uri"]),
     )
+
+
+def number(value: float) -> str:
+    """Three digits, or all of a large whole number: 0.0613, 1.72, 1,280."""
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
 
 
 def short_name(uri: str) -> str:

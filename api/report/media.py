@@ -13,6 +13,7 @@ from PIL import Image
 from curation.clips import UnreadableVideo, read_frames, write_preview, write_video
 
 STILL_WIDTH, STILL_HEIGHT = 320, 240  # pixels; a still fits in this box
+THUMBNAIL_WIDTH = 180  # pixels; of the contact sheet
 PREVIEW_HEIGHT = 216  # pixels
 PREVIEW_SECONDS = 4.0
 JPEG_QUALITY = 82
@@ -47,6 +48,13 @@ def stills(clip: Mapping[str, Any], shares: Sequence[float]) -> list[str]:
         return [jpeg(frame) for frame in read_frames(uncropped(clip), [seconds * s for s in shares], height, width)]
     except UnreadableVideo:
         return []
+
+
+def thumbnail(picture: str, width: int = THUMBNAIL_WIDTH) -> str:
+    """A smaller copy of a picture that `jpeg` made, as a data URI."""
+    with Image.open(io.BytesIO(base64.b64decode(picture.partition(",")[2]))) as opened:
+        opened.thumbnail((width, width))
+        return jpeg(np.asarray(opened))
 
 
 def preview(clip: Mapping[str, Any]) -> str | None:

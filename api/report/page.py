@@ -12,6 +12,7 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
+from api.report.contact import contact_sheet
 from api.report.drawings import draw_funnel
 from api.report.footage import idle, read_footage
 from api.report.learning import read_autoencoder, read_flow
@@ -73,6 +74,7 @@ def gather(
         "footage": footage,
         "funnel": draw_funnel(footage.steps, footage.sums["clips"]["in"]),
         "idle": idle(footage.steps),
+        "contact": contact_sheet(opened, footage),
         "tae": read_autoencoder(tae) if tae else None,
         "flow": read_flow(video) if video else None,
         "sample": read_sample(made, opened, tae, video) if made and tae and video else None,

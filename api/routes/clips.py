@@ -12,6 +12,8 @@ from api.pages import plain
 from api.previews import Busy
 from api.scores import Verdict, verdicts
 from curation.clips import Snapshot, UnknownSnapshot, UnreadableVideo
+from curation.contracts import signals
+from curation.story import why_null
 
 router = APIRouter(prefix="/v1/clips/{clip_id}", tags=["clips"])
 CLIP_ID = r"^[0-9a-f]{32}$"
@@ -52,13 +54,14 @@ ClipDep = Annotated[FoundClip, Depends(find_clip)]
 
 
 class ClipView(BaseModel):
-    """Everything known of a clip."""
+    """Everything known of a clip. unmeasured: signals without a number, and why."""
 
     dataset: str
     snapshot: int
     clip: dict[str, Any]
     sentences: list[str]
     rules: list[Verdict]
+    unmeasured: dict[str, str]
     preview: str
     poster: str
 
@@ -77,6 +80,11 @@ def sentences(row: dict[str, Any]) -> list[str]:
     return said
 
 
+def unmeasured(row: dict[str, Any]) -> dict[str, str]:
+    """Every signal this code knows that the row has no number for: signal -> why."""
+    return {name: why_null(row, name) for name in signals() if row.get(name) is None}
+
+
 @router.get("")
 def read_clip(found: ClipDep) -> ClipView:
     """The row of the clip with its scores and its decision, and the decision in sentences."""
@@ -85,7 +93,7 @@ def read_clip(found: ClipDep) -> ClipView:
     where = f"?dataset={place.dataset}&snapshot={place.number}"
     return ClipView(
         dataset=place.dataset, snapshot=place.number, clip=plain(found.row), sentences=sentences(found.row),
-        rules=verdicts(place, found.row),
+        rules=verdicts(place, found.row), unmeasured=unmeasured(found.row),
         preview=f"{at}/preview.mp4{where}", poster=f"{at}/poster.webp{where}",
     )  # fmt: skip
 

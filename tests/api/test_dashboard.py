@@ -1,5 +1,6 @@
 """The page in a real browser: it draws, clips play, thresholds move, and nothing from the data is ever run."""
 
+import json
 import re
 import socket
 import threading
@@ -182,6 +183,16 @@ def test_one_clip_opens_by_keyboard_and_tells_why_it_left(browser: Any, demo_url
     assert "rejected" in dialog.inner_text() and dialog.locator(".rules .failed").count() >= 1
     page.keyboard.press("Escape")
     assert page.locator("dialog[open]").count() == 0
+    assert complaints == []
+
+
+def test_a_score_that_is_missing_says_why(browser: Any, demo_url: str, clips: list[dict[str, Any]]) -> None:
+    clip = next(clip for clip in clips if "visual.logo" in clip["unmeasured"])
+    page, complaints = open_page(browser, f"{demo_url}?fate={clip['fate']}")
+    page.locator(f'.clip[aria-label*="{Path(clip["uri"]).name}"]').first.click()
+    dialog = page.locator("dialog[open]")
+    dialog.wait_for()
+    assert "could not be measured: " + json.loads(clip["unmeasured_signals"])["logo_score"] in dialog.inner_text()
     assert complaints == []
 
 

@@ -1,5 +1,6 @@
 """The report page, made from the real lake: everything is on it, everything adds up, nothing is fetched, nothing is run."""
 
+import json
 from dataclasses import replace
 from html.parser import HTMLParser
 from itertools import pairwise
@@ -9,9 +10,12 @@ import pytest
 
 from api.report import build_report
 from api.report.drawings import Bar, draw_dots, draw_funnel, draw_lines, smoothed
+from api.report.footage import number
 from api.report.page import gather, render
 from curation.clips import open_snapshot
+from curation.decide import COMPARE
 from curation.ledger import FunnelStep, funnel
+from curation.recipes import parse_recipe
 
 VOID = {"meta", "link", "img", "br", "wbr", "path", "input", "hr"}
 FETCHING = {"src", "href", "poster", "srcset", "action", "data", "xlink:href", "background"}
@@ -88,8 +92,38 @@ def test_kept_clips_come_first_and_play_and_say_their_caption(page: Page, demo_s
 
 def test_clips_that_left_show_three_pictures(page: Page, demo_snapshot: str) -> None:
     left = open_snapshot(demo_snapshot).commit.counts
-    pictures = [attributes for tag, attributes in page.elements if tag == "img"]
+    pictures = [attributes for tag, attributes in page.elements if tag == "img" and attributes.get("class") != "near"]
     assert len(pictures) == 3 * (left["clips_in"] - left["clips_kept"])
+
+
+def test_every_rule_shows_the_clips_nearest_to_its_threshold(demo_snapshot: str) -> None:
+    snapshot = open_snapshot(demo_snapshot)
+    content = gather(demo_snapshot)
+    clips = snapshot.table("clips").to_pylist()
+    rules = parse_recipe(snapshot.commit.recipe).all_rules
+    assert [row.rule for row in content["contact"]] == [rule.name for rule in rules]
+    for rule, row in zip(rules, content["contact"], strict=True):
+        values = sorted(clip[rule.signal] for clip in clips if clip[rule.signal] is not None)
+        passing = [value for value in values if COMPARE[rule.comparison](value, rule.threshold)]
+        failing = [value for value in values if not COMPARE[rule.comparison](value, rule.threshold)]
+        below, above = (passing, failing) if row.inside_is_below else (failing, passing)
+        assert [near.value for near in row.below] == [number(value) for value in below[-3:]]
+        assert [near.value for near in row.above] == [number(value) for value in above[:3]]
+        assert (row.num_inside, row.num_outside) == (len(passing), len(failing))
+        assert sum(count for _, count in row.left_out) == len(clips) - len(values)
+        assert all(near.picture and near.picture.startswith("data:image/jpeg") for near in (*row.below, *row.above))
+
+
+def test_a_rule_that_nothing_fails_says_so_and_a_missing_number_its_reason(page: Page, demo_snapshot: str) -> None:
+    snapshot = open_snapshot(demo_snapshot)
+    clips = snapshot.table("clips").to_pylist()
+    asked = {rule.signal for rule in parse_recipe(snapshot.commit.recipe).all_rules}
+    assert "nothing outside" in page.text and "none outside" in page.text
+    told = [json.loads(clip["unmeasured_signals"]) for clip in clips]
+    reasons = {why for each in told for name, why in each.items() if name in asked}
+    assert "most of the picture stands still, a mark as much as the rest" in reasons
+    for reason in reasons:
+        assert page.text.count(f"could not be measured: {reason}") >= 2, "on the clip's card and beside the rule"
 
 
 def test_the_sums_of_the_page_are_the_ledgers(page: Page, demo_snapshot: str) -> None:

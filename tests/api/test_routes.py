@@ -1,9 +1,12 @@
 """Every route on a real snapshot: it answers, it is described, and its errors have one shape."""
 
+import json
 from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
+
+from curation.contracts import signals
 
 DATASET = "/v1/datasets/demo"
 
@@ -89,6 +92,16 @@ def test_a_clip_tells_its_story(client: TestClient, clips: list[dict[str, Any]])
         rule for rule in rejected["failed_rules"] if not rule.startswith("content.")
     }
     assert client.get(told["poster"]).headers["content-type"] == "image/webp"
+
+
+def test_a_number_that_is_missing_has_its_reason(client: TestClient, clips: list[dict[str, Any]]) -> None:
+    told = {clip["clip_id"]: client.get(f"/v1/clips/{clip['clip_id']}?dataset=demo").json() for clip in clips}
+    assert any(found["unmeasured"] for found in told.values())
+    for found in told.values():
+        nulls = {name for name in signals() if found["clip"][name] is None}
+        assert found["unmeasured"].keys() == nulls
+        reasons = json.loads(found["clip"]["unmeasured_signals"])
+        assert all(why == f"could not be measured: {reasons[name]}" for name, why in found["unmeasured"].items())
 
 
 def test_files_are_exactly_the_snapshots_parquet(client: TestClient, demo_snapshot: str) -> None:
