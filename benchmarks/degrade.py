@@ -184,26 +184,102 @@ def inset(
     return {"box": (left, top, columns, rows), "share": rows * columns / (height * width)}
 
 
+def glide(source: str, target: str, path: str = "in") -> Truth:
+    """One still under a virtual camera: zoomed into by a quarter (in), or crossed by a third of its width (across)."""
+    frames, fps = read(source)
+    still = frames[len(frames) // 2]
+    height, width = still.shape[:2]
+    copy = np.empty_like(frames)
+    for i, place in enumerate(copy):
+        done = i / max(1, len(copy) - 1)
+        share, left = (1 - 0.25 * done, None) if path == "in" else (0.7, 0.3 * done * width)
+        rows, columns = share * height, share * width
+        corner = ((width - columns) / 2 if left is None else left, (height - rows) / 2)
+        scale = 1 / share
+        matrix = np.array([[scale, 0, -corner[0] * scale], [0, scale, -corner[1] * scale]], np.float32)
+        place[:] = cv2.warpAffine(still, matrix, (width, height), borderMode=cv2.BORDER_REPLICATE)
+    write_video(target, copy, fps)
+    return {"path": path}
+
+
+def overexpose(source: str, target: str, gain: float = 3.0) -> Truth:
+    """All values times `gain`, and clipped at white."""
+    frames, fps = read(source)
+    write_video(target, np.stack([cv2.convertScaleAbs(frame, alpha=gain) for frame in frames]), fps)
+    return {"gain": gain}
+
+
+def underexpose(source: str, target: str, less: int = 140) -> Truth:
+    """All values less by this, and clipped at black."""
+    frames, fps = read(source)
+    write_video(target, np.stack([cv2.subtract(frame, np.full_like(frame, less)) for frame in frames]), fps)
+    return {"less": less}
+
+
+def crossfade(source: str, target: str) -> Truth:
+    """A dissolve of half a second into the mirrored, reversed picture, in the middle."""
+    frames, fps = read(source)
+    other = frames[::-1, :, ::-1]
+    start, length = len(frames) // 2, max(6, round(fps / 2))
+    copy = frames.copy()
+    for i in range(start, len(frames)):
+        share = min(1.0, (i - start + 1) / (length + 1))
+        copy[i] = cv2.addWeighted(np.ascontiguousarray(other[i]), share, frames[i], 1 - share, 0)
+    write_video(target, copy, fps)
+    return {"start_frame": start, "end_frame": start + length}
+
+
+def flashes(source: str, target: str, per_second: float = 2.0) -> Truth:
+    """White light for two frames, some times a second."""
+    frames, fps = read(source)
+    copy = frames.copy()
+    every = round(fps / per_second)
+    for i in range(every // 2, len(copy), every):
+        copy[i : i + 2] = 255 - (255 - copy[i : i + 2]) // 3
+    write_video(target, copy, fps)
+    return {"per_second": fps / every}
+
+
+def repeat_frames(source: str, target: str, times: int = 3) -> Truth:
+    """Every frame shown three times: a third of the frame rate in a file that claims all of it."""
+    frames, fps = read(source)
+    write_video(target, frames[np.arange(len(frames)) // times * times], fps)
+    return {"distinct_fps": fps / times}
+
+
+def plain_copy(source: str, target: str) -> Truth:
+    """No fault but being small and encoded again: what the others are compared with."""
+    frames, fps = read(source)
+    write_video(target, frames, fps)
+    return {}
+
+
 @dataclass(frozen=True)
 class Degradation:
-    """How a fault is made, and the filters one of which should object to it."""
+    """How a fault is made, and the signals that should see it, the one that is meant for it first."""
 
     make: Callable[[str, str], Truth]
-    caught_by: tuple[str, ...]
+    signals: tuple[str, ...]
 
 
 DEGRADATIONS: dict[str, Degradation] = {
-    "letterbox": Degradation(letterbox, ("visual.borders",)),
-    "pillarbox": Degradation(pillarbox, ("visual.borders",)),
-    "windowbox": Degradation(windowbox, ("visual.borders",)),
-    "blur": Degradation(blur, ("visual.sharpness",)),
-    "noise": Degradation(noise, ("visual.noise",)),
-    "compression": Degradation(compress, ("visual.blockiness",)),
-    "slideshow": Degradation(slideshow, ("motion.slideshow",)),
-    "freeze": Degradation(freeze, ("motion.freeze",)),
-    "loop": Degradation(loop, ("motion.loop",)),
-    "speed_up": Degradation(speed_up, ("motion.time_lapse",)),
-    "subtitle": Degradation(subtitle, ("visual.text",)),
-    "logo": Degradation(overlay_mark, ("visual.logo",)),
-    "picture_in_picture": Degradation(inset, ("visual.picture_in_picture",)),
+    "letterbox": Degradation(letterbox, ("border_share",)),
+    "pillarbox": Degradation(pillarbox, ("border_share",)),
+    "windowbox": Degradation(windowbox, ("border_share",)),
+    "subtitle": Degradation(subtitle, ("text_score", "overlay_text_score")),
+    "logo": Degradation(overlay_mark, ("logo_score",)),
+    "picture_in_picture": Degradation(inset, ("inset_score",)),
+    "blur": Degradation(blur, ("sharpness", "visual_quality")),
+    "noise": Degradation(noise, ("noise", "visual_quality")),
+    "compression": Degradation(compress, ("blockiness", "visual_quality")),
+    "overexposure": Degradation(overexpose, ("white_clipped", "visual_quality")),
+    "underexposure": Degradation(underexpose, ("black_clipped", "visual_quality")),
+    "dissolve": Degradation(crossfade, ("transition_share",)),
+    "flashes": Degradation(flashes, ("flashes_per_second",)),
+    "repeated_frames": Degradation(repeat_frames, ("distinct_fps", "repeated_share")),
+    "slideshow": Degradation(slideshow, ("still_share", "static_share")),
+    "glide": Degradation(glide, ("still_share",)),
+    "freeze": Degradation(freeze, ("freeze_seconds",)),
+    "loop": Degradation(loop, ("loop_likeness",)),
+    "speed_up": Degradation(speed_up, ("motion_incoherence",)),
 }

@@ -20,7 +20,7 @@ def test_every_copy_is_short_small_and_says_what_is_true_of_it(fault: str, tmp_p
     degradation = DEGRADATIONS[fault]
     truth = degradation.make(SOURCE, str(tmp_path / "copy.mp4"))
     facts = probe(str(tmp_path / "copy.mp4"))
-    assert truth and degradation.caught_by and max(facts.width, facts.height) <= LONG_SIDE
+    assert truth and degradation.signals and max(facts.width, facts.height) <= LONG_SIDE
     assert facts.claimed_seconds is not None and 0 < facts.claimed_seconds <= SECONDS + 0.1
 
 
