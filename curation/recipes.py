@@ -172,6 +172,13 @@ def _moviegen(name: str, short_side: int, description: str, extra: tuple[Rule, .
             _rule("visual.text", "text_score", "<", 0.6, paper),
             _rule("visual.borders", "border_share", "<=", 0.01, _OURS),
             _rule("visual.sharpness", "sharpness", ">=", 30, _OURS),
+            _rule(
+                "visual.aesthetic",
+                "aesthetic",
+                ">=",
+                4.0,
+                "Movie Gen appendix J.1, LAION aesthetic on the middle frame",
+            ),
             _rule("motion.static", "static_share", "<=", 0.5, _OURS),
             _rule("motion.amount", "vmaf_motion", ">", 2.0, paper),
             _rule("motion.shots_per_second", "shots_per_second", "<", 0.85, paper),

@@ -36,6 +36,7 @@ class Aesthetic(Filter):
         ),
     )
     rung = "models"
+    cost = 250.0  # with weights: 2 s a clip of 8 s
 
     def score(self, clip: ClipView) -> dict[str, Score]:
         weights = clip.models.aesthetic_clip, clip.models.aesthetic_head
@@ -63,7 +64,9 @@ class Aesthetic(Filter):
             if name not in given:
                 raise WrongCall(f"models.{name} is missing; the aesthetic score needs {' and '.join(named)}")
             if not Path(given[name]).is_file():
-                raise WrongCall(f"models.{name}: there is no file {given[name]}; no package ships it, see models/content/aesthetic.py")
+                raise WrongCall(
+                    f"models.{name}: there is no file {given[name]}; no package ships it, see models/content/aesthetic.py"
+                )
         from models.content.aesthetic import load_head
 
         try:

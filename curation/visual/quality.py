@@ -31,8 +31,14 @@ def crops(picture: np.ndarray, count: int = CROPS) -> np.ndarray:
     if any(missing):
         picture = np.pad(picture, ((0, missing[0]), (0, missing[1]), (0, 0)), mode="symmetric")
     height, width = picture.shape[:2]
-    tops = np.linspace(0, height - SIDE, max(1, height // SIDE)).astype(int) if height >= 2 * SIDE else [(height - SIDE) // 2]
-    lefts = np.linspace(0, width - SIDE, max(1, width // SIDE)).astype(int) if width >= 2 * SIDE else [(width - SIDE) // 2]
+    tops = (
+        np.linspace(0, height - SIDE, max(1, height // SIDE)).astype(int)
+        if height >= 2 * SIDE
+        else [(height - SIDE) // 2]
+    )
+    lefts = (
+        np.linspace(0, width - SIDE, max(1, width // SIDE)).astype(int) if width >= 2 * SIDE else [(width - SIDE) // 2]
+    )
     squares = [picture[top : top + SIDE, left : left + SIDE] for top in tops for left in lefts]
     contrast = [float(square[::4, ::4].mean(axis=2).std()) for square in squares]
     return np.stack([squares[i] for i in np.argsort(contrast, kind="stable")[::-1][:count]])
@@ -56,6 +62,7 @@ class Quality(Filter):
         ),
     )
     rung = "models"
+    cost = 14.0
 
     def score(self, clip: ClipView) -> dict[str, Score]:
         pictures = clip.pictures(PICTURES)

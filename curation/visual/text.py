@@ -49,6 +49,7 @@ class Text(Filter):
         ),
     )
     rung = "models"
+    cost = 27.0
 
     def score(self, clip: ClipView) -> dict[str, Score]:
         if not clip.looks:

@@ -14,7 +14,13 @@ import numpy as np
 if TYPE_CHECKING:
     from torch import Tensor
 
-MLP_LAYERS = (0, 2, 4, 6, 7)  # of the improved predictor: 768 -> 1024 -> 128 -> 64 -> 16 -> 1, nothing but linear between
+MLP_LAYERS = (
+    0,
+    2,
+    4,
+    6,
+    7,
+)  # of the improved predictor: 768 -> 1024 -> 128 -> 64 -> 16 -> 1, nothing but linear between
 
 
 class AestheticModel:

@@ -17,7 +17,13 @@ from models.content.classifier import SIDE, load_network, normalise_pixels
 
 WEIGHTS = Path(__file__).with_name("quality.safetensors")
 REPORT = Path(__file__).with_name("quality.json")
-STAGES = (0, 2, 4, 7, 10)  # blocks whose output is looked at: 16, 24, 40, 80 and 112 channels at 1/2 to 1/16 of the size
+STAGES = (
+    0,
+    2,
+    4,
+    7,
+    10,
+)  # blocks whose output is looked at: 16, 24, 40, 80 and 112 channels at 1/2 to 1/16 of the size
 
 # Shapes: N crops, F = 2 x 272 statistics.
 

@@ -36,7 +36,9 @@ def _view(looks: list[bytes], heights: list[float], models: Models | None = None
     signals = {"lettering": np.array(heights, np.float32)}
     strip = Strip(video_id="v", clock=clock, keyframes=np.ones(count, bool), signals=signals)
     facts = make_strip(str(SAMPLES / "bee_720p.mp4"), "bee", looks=False).facts
-    return ClipView(facts=facts, strip=strip, looks=[(float(i), look) for i, look in enumerate(looks)], models=models or Models())
+    return ClipView(
+        facts=facts, strip=strip, looks=[(float(i), look) for i, look in enumerate(looks)], models=models or Models()
+    )
 
 
 def _written(look: bytes, text: str, at: tuple[int, int]) -> bytes:
@@ -92,7 +94,9 @@ def test_writing_that_moves_with_what_is_filmed_is_no_overlay(swung: Decoded) ->
 
 def test_subtitles_stay_in_their_line_while_their_words_change(swung: Decoded) -> None:
     lines = ["where is the ball", "", "under the left cup", ""]
-    looks = [_written(look, line, (150, 330)) if line else look for (_, look), line in zip(swung.looks, lines, strict=False)]
+    looks = [
+        _written(look, line, (150, 330)) if line else look for (_, look), line in zip(swung.looks, lines, strict=False)
+    ]
     assert _score(looks)["overlay_text_score"] >= 0.6
 
 
