@@ -174,6 +174,7 @@ def held_out(rows: Sequence[tuple[str, str, str]], features: Tensor, clean: Tens
     return {
         "seed": SEED,
         "videos": len({name for _, name, _ in rows}),
+        "files": sorted({name for _, name, _ in rows}),
         "groups": len(groups),
         "folds": FOLDS,
         "clean_pictures": len(undamaged),

@@ -1,4 +1,4 @@
-"""How much a picture looks as if it had writing in it: whether reading it is worth a hundred times as much.
+"""How much a picture looks as if it had writing in it: whether reading it, at thirty times the cost, is worth it.
 
 Letters are strokes, and a stroke has two sides: along a line of writing the luma rises as much as it falls, many times within
 the height of a line, and it does neither in the gaps above and below. Foliage and fences do some of that too; a sky,

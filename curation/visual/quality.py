@@ -30,27 +30,26 @@ def crops(picture: np.ndarray, count: int = CROPS) -> np.ndarray:
     missing = [max(0, SIDE - side) for side in picture.shape[:2]]
     if any(missing):
         picture = np.pad(picture, ((0, missing[0]), (0, missing[1]), (0, 0)), mode="symmetric")
-    height, width = picture.shape[:2]
-    tops = (
-        np.linspace(0, height - SIDE, max(1, height // SIDE)).astype(int)
-        if height >= 2 * SIDE
-        else [(height - SIDE) // 2]
-    )
-    lefts = (
-        np.linspace(0, width - SIDE, max(1, width // SIDE)).astype(int) if width >= 2 * SIDE else [(width - SIDE) // 2]
-    )
+    tops, lefts = (_starts(side) for side in picture.shape[:2])
     squares = [picture[top : top + SIDE, left : left + SIDE] for top in tops for left in lefts]
     contrast = [float(square[::4, ::4].mean(axis=2).std()) for square in squares]
     return np.stack([squares[i] for i in np.argsort(contrast, kind="stable")[::-1][:count]])
+
+
+def _starts(side: int) -> list[int]:
+    """Where as many squares as fit side by side begin; a single one in the middle."""
+    count = side // SIDE
+    return [(side - SIDE) // 2] if count == 1 else np.linspace(0, side - SIDE, count).astype(int).tolist()
 
 
 @final
 class Quality(Filter):
     """What a technical judge would say, and no more: not whether a picture is beautiful, well framed or interesting.
 
-    The paper keeps clips of high "visual quality" by a model of its own (section 3.2.1); this one is ours and small, and
-    it knows the faults it was shown (models/content/quality.json has the figures). It sees looks of 640 pixels, so what only full size
-    would show is not seen; a filmmaker's soft focus, night and grain can look like faults to it.
+    The paper trained a simple model of frame-level visual quality (section 3.2.1); this one is ours, small, and knows
+    the faults it was shown on 38 short films (models/content/quality.json has the held-out figures). It ranks pictures of one kind
+    well; its level does not carry over to kinds it never saw: drawn animation and screens score near 0 however clean, and
+    soft focus and night can. So no recipe here asks it. It sees looks of 640 pixels: what only full size shows it misses.
     """
 
     stage = "visual"

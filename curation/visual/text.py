@@ -13,7 +13,9 @@ if TYPE_CHECKING:
 
 PICTURES = 4
 CERTAIN = 0.7  # once text is this sure, further pictures change no verdict; drawn text has 0.7-0.9, the paper's rule stands at 0.6
-LEAST_LETTERING = 8.0  # luma per pixel; no labelled text stays below 9, and a fifth of the pictures without text does
+# luma per pixel; every labelled film with text has a look of 9 or more. Of 378 titles drawn on plain footage that are read, 3 stay below (9 below 8), of
+# faint and half-transparent ones a fifth; of looks without text a fifth, too
+LEAST_LETTERING = 7.0
 STEADY = 0.15  # of its height, and two pixels: what a detector's box of unmoving text moves by
 SAME_LINE = 0.35  # of its height: letters with and without descenders
 
