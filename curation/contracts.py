@@ -101,6 +101,10 @@ class Filter(ABC):
         """What else than the code decides the numbers: the reader, the weights. Another word here is another version."""
         return ""
 
+    def require(self, models: Models) -> None:
+        """Raise `WrongCall` where these models name weights that are not there. Asked before any work starts."""
+        return
+
     def unmeasured(self, why: str) -> dict[str, Score]:
         """All signals, for one reason."""
         return {signal.name: Unmeasured(why) for signal in self.signals}

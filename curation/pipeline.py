@@ -22,6 +22,7 @@ from curation.clips.schema import CAPTIONS, DECISIONS, EMBEDDINGS, VIDEOS, arrow
 from curation.clips.storage import join, remove_folder, require_writable
 from curation.clips.strip import STRIP_VERSION
 from curation.content.embedding import EMBEDDER
+from curation.contracts import filters
 from curation.decide import decide_clips, decide_video
 from curation.ladder import ask_container, stored_verdict
 from curation.measure import ShotFrames, Video, audited, facts_of_row, measurement_key
@@ -97,6 +98,8 @@ def plan_run(
     if limit is not None and limit < 1:
         raise WrongCall(f"limit {limit} must be at least 1")
     require(recipe.detector)
+    for each in filters():
+        each.require(recipe.models)
     lake = Lake(out, catalog)
     require_writable(out)
     footage, passed_over = find_footage(sources)

@@ -202,6 +202,9 @@ def _visual() -> tuple[Rule, ...]:
         _rule("visual.blockiness", "blockiness", "<=", 0.6, _FILTERS),
         _rule("visual.noise", "noise", "<=", 3, _FILTERS),
         _rule("visual.frame_rate", "distinct_fps", ">=", 12, _FILTERS),
+        _rule(
+            "visual.aesthetic", "aesthetic", ">=", 4.0, "Movie Gen appendix J.1, LAION aesthetic on the middle frame"
+        ),
     )
 
 
@@ -265,6 +268,13 @@ def moviegen_funnel() -> Recipe:
             _rule("visual.text", "text_score", "<", 0.6, f"{table}: no text; section 3.2.1"),
             _rule("visual.borders", "border_share", "<=", 0.01, f"{table}: no border; threshold ours"),
             _rule("visual.clip_length", "clip_seconds", ">=", 12, f"{table}: 12-16 s clip without a cut"),
+            _rule(
+                "visual.aesthetic",
+                "aesthetic",
+                ">=",
+                4.0,
+                f"{table}: aesthetic; appendix J.1, LAION on the middle frame",
+            ),
             _rule("motion.amount", "vmaf_motion_native", ">", 2.0, f"{table}: not slow; section 3.2.1"),
             _rule("motion.vectors_slow", "motion_vector", ">", 0.5, f"{table}: not slow; appendix J.1"),
             _rule("motion.shots_per_second", "shots_per_second", "<", 0.85, f"{table}: not shaky; appendix J.1"),

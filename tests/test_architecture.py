@@ -24,7 +24,9 @@ ONLY_IN = {  # a heavy library has one door
     "pyiceberg": ["curation.clips.manifest", "curation.clips.relocate"],
     "fastapi": ["api"],
     "faiss": ["curation.content"],
-    "rapidocr": ["curation.visual.text"],
+    "rapidocr": ["models.content.reading"],
+    "easyocr": ["models.content.reading"],
+    "open_clip": ["models.content.aesthetic"],
     "scenedetect": ["curation.shots.pyscenedetect"],
 }
 NOT_IN = {  # what a room must not know

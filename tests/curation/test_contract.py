@@ -10,7 +10,7 @@ from curation.clips.frames import VideoFacts
 from curation.clips.signals import SIGNALS
 from curation.clips.strip import Strip
 from curation.clips.time import Clock
-from curation.contracts import ClipView, Filter, Unmeasured, filters, signals
+from curation.contracts import ClipView, Filter, Models, Unmeasured, filters, signals
 from curation.recipes import RECIPES, load_recipe
 
 FACTS = VideoFacts(
@@ -47,6 +47,7 @@ def test_a_filter_fills_exactly_its_signals_with_numbers_or_reasons(each: Filter
 def test_a_filter_travels_and_explains_itself(each: Filter) -> None:
     assert type(pickle.loads(pickle.dumps(each))) is type(each)
     assert type(each).__doc__ and each.signals
+    each.require(Models())  # the defaults need nothing that is not installed
     assert all(signal.unit and signal.meaning and signal.version >= 1 for signal in each.signals)
 
 
