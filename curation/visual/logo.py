@@ -5,7 +5,7 @@ from typing import final
 import cv2
 import numpy as np
 
-from curation.contracts import ClipView, Filter, Score, Signal
+from curation.contracts import ClipView, Filter, Score, Signal, Unmeasured
 from curation.visual.persistence import Persistence, persistence, stability
 
 GRAIN = 0.04  # of the shorter side: gradients are compared over squares of this size
@@ -37,8 +37,8 @@ class Logo(Filter):
 
     def score(self, clip: ClipView) -> dict[str, Score]:
         lasting = persistence(clip)
-        if lasting is None:
-            return self.unmeasured("fewer than four pictures were taken of it, or it is nearly all border")
+        if isinstance(lasting, Unmeasured):
+            return self.unmeasured(lasting)
         if float(lasting.lasting.max()) < FAINTEST and float(lasting.passing.max()) < FAINTEST:
             return self.unmeasured("its pictures show nothing")
         marks = find_marks(lasting)

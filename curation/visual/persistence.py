@@ -10,7 +10,7 @@ from functools import cached_property, lru_cache
 import cv2
 import numpy as np
 
-from curation.contracts import ClipView
+from curation.contracts import ClipView, Unmeasured
 
 LOOKS = 8  # at most; a clip of 4 s has 4
 MIN_LOOKS = 4  # three agree by chance where a camera moves slowly
@@ -80,10 +80,10 @@ def stability(lasting: np.ndarray, passing: np.ndarray) -> float:
     return float(lasting.sum()) / both if both > 0 else 1.0
 
 
-def persistence(clip: ClipView) -> Persistence | None:
-    """Of a clip's looks; None where there are fewer than four, or next to nothing is left inside the borders."""
+def persistence(clip: ClipView) -> Persistence | Unmeasured:
+    """Of a clip's looks, or why there is none."""
     if len(clip.looks) < MIN_LOOKS:
-        return None
+        return Unmeasured("fewer than four pictures were taken of it")
     spread = np.linspace(0, len(clip.looks) - 1, min(LOOKS, len(clip.looks)))
     borders = tuple(
         float(np.median(samples)) if len(samples := clip.strip.sampled(f"border_{side}")) else 0.0
@@ -93,13 +93,13 @@ def persistence(clip: ClipView) -> Persistence | None:
 
 
 @lru_cache(maxsize=1)  # the two filters that ask do so for the same clip; together they cost what one does
-def _persistence(looks: tuple[bytes, ...], borders: tuple[float, ...]) -> Persistence | None:
+def _persistence(looks: tuple[bytes, ...], borders: tuple[float, ...]) -> Persistence | Unmeasured:
     decoded = (cv2.imdecode(np.frombuffer(look, np.uint8), cv2.IMREAD_REDUCED_COLOR_2) for look in looks)
     pictures = [picture for picture in decoded if picture is not None]
     height, width = pictures[0].shape[:2]
     left, right = (round(share * width) + (RIM if share else 0) for share in borders[:2])
     top, bottom = (round(share * height) + (RIM if share else 0) for share in borders[2:])
     if width - left - right < MIN_SIDE or height - top - bottom < MIN_SIDE:
-        return None
+        return Unmeasured("it is nearly all border")
     inside = np.s_[top : height - bottom, left : width - right]
     return Persistence(np.stack([cv2.GaussianBlur(p[inside].astype(np.float32), (0, 0), 0.6) for p in pictures]))

@@ -8,7 +8,7 @@ from typing import final
 import cv2
 import numpy as np
 
-from curation.contracts import ClipView, Filter, Score, Signal
+from curation.contracts import ClipView, Filter, Score, Signal, Unmeasured
 from curation.visual.persistence import Persistence, persistence, stability
 
 FAINTEST = 2.0  # luma per pixel; an edge weaker than this is none
@@ -41,8 +41,8 @@ class PictureInPicture(Filter):
 
     def score(self, clip: ClipView) -> dict[str, Score]:
         looks = persistence(clip)
-        if looks is None:
-            return self.unmeasured("fewer than four pictures were taken of it, or it is nearly all border")
+        if isinstance(looks, Unmeasured):
+            return self.unmeasured(looks)
         score, share = 0.0, 0.0
         for box in sorted(rectangles(looks), key=lambda each: -each.edges):
             if box.edges <= score:

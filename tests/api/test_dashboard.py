@@ -237,10 +237,13 @@ def hostile_lake(out: Path) -> None:
         row = {
             field.name: number.get(str(field.type), HOSTILE if str(field.type) == "string" else []) for field in schema
         }
-        rows[name] = (
-            schema,
-            row | {k: v for k, v in (("uri", uri), ("video_id", video), ("clip_id", clip)) if k in row},
-        )
+        known = {
+            "uri": uri,
+            "video_id": video,
+            "clip_id": clip,
+            "unmeasured_signals": json.dumps({"logo_score": HOSTILE}),
+        }
+        rows[name] = (schema, row | {k: v for k, v in known.items() if k in row})
     lake = Lake(str(out))
     lake.create()
     for name, (schema, row) in rows.items():
@@ -262,7 +265,7 @@ def test_nothing_in_the_data_is_ever_run(browser: Any, tmp_path: Path) -> None:
         page, _ = open_page(browser, url)
         assert page.locator(".clip .name", has_text="javascript:window.ran=1").count() == 1, "it is shown, as text"
         page.locator(".clip").first.click()
-        page.locator("dialog[open]").wait_for()
+        page.locator("dialog[open] .why", has_text="javascript:window.ran=1").wait_for()
         page.goto(url + "?dataset=<script>window.ran=1</script>&order=<img>&visual.size=<svg/onload=window.ran=1>")
         page.wait_for_load_state("networkidle")
         assert page.evaluate("window.ran") is None
