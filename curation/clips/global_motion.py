@@ -123,7 +123,7 @@ class Follower:
     def _difference(undone: np.ndarray, after: np.ndarray) -> float:
         rows, columns = undone.shape[0] // 8, undone.shape[1] // 8  # a camera that moves has news at the rim
         inner = np.s_[rows : undone.shape[0] - rows, columns : undone.shape[1] - columns]
-        return float(cv2.absdiff(undone[inner], after[inner]).mean())
+        return float(cv2.norm(undone[inner], after[inner], cv2.NORM_L1)) / max(1, undone[inner].size)
 
 
 def _fit(places: np.ndarray, motion: np.ndarray, weight: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

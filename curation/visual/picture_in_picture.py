@@ -71,18 +71,26 @@ def rectangles(looks: Persistence) -> Iterator[Rectangle]:
     past = max(4, round(BEYOND * min(height, width)))
     columns = [0, *_lines(down, round(SIDES[0] * height)), width]
     rows = [0, *_lines(across, round(SIDES[0] * width)), height]
+    tops, bottoms = np.array(list(combinations(rows, 2))).T
+    high = bottoms - tops
+    fits = (SIDES[0] * height < high) & (high < SIDES[1] * height)
+    tops, bottoms, high = tops[fits], bottoms[fits], high[fits]
     for left, right in combinations(columns, 2):
-        if not SIDES[0] * width < right - left < SIDES[1] * width:
-            continue
         uprights = [x for x in (left, right) if 0 < x < width]
-        for top, bottom in combinations(rows, 2):
-            share = (right - left) * (bottom - top) / (width * height)
-            if not AREA[0] < share < AREA[1] or not SIDES[0] * height < bottom - top < SIDES[1] * height:
-                continue
+        if not uprights or not SIDES[0] * width < right - left < SIDES[1] * width:
+            continue
+        shares = (right - left) * high / (width * height)
+        level = (across[right] - across[left]) / (right - left)  # of every row
+        top_sides = np.where(tops > 0, level[tops], np.inf)
+        bottom_sides = np.where(bottoms < height, level[np.minimum(bottoms, height - 1)], np.inf)
+        weakest = np.minimum(top_sides, bottom_sides)
+        for x in uprights:
+            weakest = np.minimum(weakest, (down[bottoms, x] - down[tops, x]) / high)
+        inner = (tops > 0) | (bottoms < height)
+        good = np.flatnonzero(inner & (weakest >= LINE) & (AREA[0] < shares) & (shares < AREA[1]))
+        for top, bottom, share in zip(tops[good].tolist(), bottoms[good].tolist(), shares[good].tolist(), strict=True):
             levels = [y for y in (top, bottom) if 0 < y < height]
             sides = [_mean(down, x, top, bottom) for x in uprights] + [_mean(across, y, left, right) for y in levels]
-            if len(uprights) < 1 or len(levels) < 1 or min(sides) < LINE:
-                continue
             on = [
                 _mean(down, x, *end)
                 for x in uprights
