@@ -20,7 +20,6 @@ from av.sidedata.sidedata import SideDataContainer
 from av.video.reformatter import ColorRange, Interpolation, VideoReformatter
 
 from curation.clips.errors import UnreadableVideo
-from curation.clips.lettering import lettering
 from curation.clips.native_motion import native_motion
 from curation.clips.storage import local_copy
 
@@ -84,7 +83,6 @@ class FrameBatch:
     pts: int64 [F]. keyframes: bool [F]. luma: uint8 [F, h, w], upright.
     block_motion: float32 [F], mean length of the codec's motion vectors in % of the longer side per frame; NaN where not read.
     samples: two a second. looks: [(index in batch, JPEG bytes of the upright RGB picture, long side at most 640 pixels)].
-    lettering: float32 [F], how much a look is like writing (curation.clips.lettering); NaN where none was taken.
     """
 
     pts: np.ndarray
@@ -93,7 +91,6 @@ class FrameBatch:
     block_motion: np.ndarray
     samples: list[Sample]
     looks: list[tuple[int, bytes]]
-    lettering: np.ndarray
 
 
 @dataclass
@@ -332,8 +329,7 @@ class Scan:
                     neighbour = None if self.keyframes_only else before
                     batch.samples.append(schedule.sample(batch.count - 1, frame, neighbour))
                 if schedule.look_due(now):
-                    look, batch.lettering[batch.count - 1] = schedule.look(frame)
-                    batch.looks.append((batch.count - 1, look))
+                    batch.looks.append((batch.count - 1, schedule.look(frame)))
                 before = frame
                 if batch.count == BATCH:
                     assert self.facts is not None
@@ -364,7 +360,6 @@ class _OpenBatch:
         self.block_motion = np.empty(BATCH, np.float32)
         self.samples: list[Sample] = []
         self.looks: list[tuple[int, bytes]] = []
-        self.lettering = np.full(BATCH, np.nan, np.float32)
 
     def add(self, stamp: int, keyframe: bool, tiny: Any, block_motion: float) -> None:
         i = self.count
@@ -382,7 +377,6 @@ class _OpenBatch:
             block_motion=self.block_motion[:n],
             samples=self.samples,
             looks=self.looks,
-            lettering=self.lettering[:n],
         )
 
 
@@ -428,7 +422,7 @@ class _Schedule:
             motion = native_motion(_luma_plane(before), _luma_plane(frame), bits)
         return Sample(index=index, luma=luma, detail=_detail(frame), native_motion=motion)
 
-    def look(self, frame: Any) -> tuple[bytes, float]:
+    def look(self, frame: Any) -> bytes:
         return _look(self.looker, frame, self.facts)
 
 
@@ -495,8 +489,7 @@ def _detail(frame: Any) -> np.ndarray:
     return (luma >> (frame.format.components[0].bits - 8)).astype(np.uint8)
 
 
-def _look(reformatter: VideoReformatter, frame: Any, facts: VideoFacts) -> tuple[bytes, float]:
-    """A look as JPEG, and how much it is like writing."""
+def _look(reformatter: VideoReformatter, frame: Any, facts: VideoFacts) -> bytes:
     scale = min(1.0, LOOK_LONG_SIDE / max(facts.width, facts.height))
     width, height = max(2, round(facts.width * scale)), max(2, round(facts.height * scale))
     if facts.rotation in (90, 270):
@@ -505,7 +498,7 @@ def _look(reformatter: VideoReformatter, frame: Any, facts: VideoFacts) -> tuple
         frame, width=width, height=height, format="bgr24", interpolation=Interpolation.AREA, threads=1
     )
     upright = np.ascontiguousarray(_upright(picture.to_ndarray(), facts.rotation))
-    return cv2.imencode(".jpg", upright, [cv2.IMWRITE_JPEG_QUALITY, 92])[1].tobytes(), lettering(upright)
+    return cv2.imencode(".jpg", upright, [cv2.IMWRITE_JPEG_QUALITY, 92])[1].tobytes()
 
 
 def decode_look(look: bytes) -> np.ndarray:

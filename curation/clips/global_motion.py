@@ -88,7 +88,8 @@ class Follower:
         small = [cv2.resize(p, size, interpolation=cv2.INTER_AREA).astype(np.float32) for p in pictures]
         guess = np.zeros(len(pictures) - 1, np.complex64)
         for s in range(len(guess)):
-            (x, y), peak = cv2.phaseCorrelate(small[s], small[s + 1], self.window)
+            # OpenCV 5 multiplies its arguments by the window, in place
+            (x, y), peak = cv2.phaseCorrelate(small[s].copy(), small[s + 1].copy(), self.window)
             if peak > TRUSTED_PEAK:
                 guess[s] = 2 * complex(x, y) / self.longer
         return guess
@@ -98,7 +99,9 @@ class Follower:
         tall = np.concatenate(pictures)
         steep = np.zeros(tall.shape, np.uint8)
         steep[:, 1:] = cv2.absdiff(tall[:, 1:], tall[:, :-1])
-        steep[1:] = cv2.add(steep[1:], cv2.absdiff(tall[1:], tall[:-1]))
+        down = cv2.absdiff(tall[1:], tall[:-1])
+        down[self.height - 1 :: self.height] = 0  # from one picture to the next
+        steep[1:] = cv2.add(steep[1:], down)
         inner = steep.reshape(len(pictures), self.height, self.width)[:, : self.rows * BLOCK, : self.columns * BLOCK]
         inner = inner.reshape(-1, self.columns * BLOCK).astype(np.float32)
         mean = cv2.resize(inner, (self.columns, len(pictures) * self.rows), interpolation=cv2.INTER_AREA)

@@ -68,13 +68,7 @@ SAMPLED_SIGNALS = {
     "border_top": ("heights", "height of the dark border above"),
     "border_bottom": ("heights", "height of the dark border below"),
 }
-LOOK_SIGNALS = {
-    "lettering": (
-        "luma per pixel",
-        "strokes of the line of a look that is most like writing; once a second, with the looks",
-    ),
-}
-SIGNALS = {**FRAME_SIGNALS, **BLEND_SIGNALS, **STEP_SIGNALS, **SAMPLED_SIGNALS, **LOOK_SIGNALS}
+SIGNALS = {**FRAME_SIGNALS, **BLEND_SIGNALS, **STEP_SIGNALS, **SAMPLED_SIGNALS}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,7 +119,6 @@ class Measuring:
             "fine_change": self._change("luma", batch.luma),
             **self._steps.measure(batch, contrast),
             **_samples(batch, facts),
-            "lettering": batch.lettering,
         }
         for name, values in signals.items():
             self._signals[name].append(values.astype(np.float32))

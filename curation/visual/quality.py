@@ -8,7 +8,7 @@ import numpy as np
 from curation.contracts import ClipView, Filter, Score, Signal
 
 PICTURES = 3
-CROPS = 2  # of a picture
+CROPS = 1  # of a picture
 SIDE = 224  # pixels
 
 

@@ -3,10 +3,12 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, final
 
+import cv2
 import numpy as np
 
 from curation.clips.errors import WrongCall
 from curation.contracts import ClipView, Filter, Models, Score, Signal, Unmeasured
+from curation.visual.lettering import lettering
 
 if TYPE_CHECKING:
     from models.content.reading import Word
@@ -56,16 +58,15 @@ class Text(Filter):
     def score(self, clip: ClipView) -> dict[str, Score]:
         if not clip.looks:
             return self.unmeasured("no picture was taken of it")
-        lettering = clip.strip.sampled("lettering")
-        if len(lettering) and lettering.max() < LEAST_LETTERING:
-            return {"text_score": 0.0, "text_share": 0.0, "overlay_text_score": 0.0}
         from models.content.reading import read_words
 
         pictures = clip.pictures(PICTURES)
         seen: list[list[Word]] = []
         best, share, overlay = 0.0, 0.0, 0.0
         for picture in _far_apart(pictures):
-            words = read_words(picture, clip.models.text_reader, clip.models.easyocr_weights)
+            words: list[Word] = []
+            if lettering(cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY)) >= LEAST_LETTERING:
+                words = read_words(picture, clip.models.text_reader, clip.models.easyocr_weights)
             seen.append(words)
             area = picture.shape[0] * picture.shape[1]
             best = max([best, *(word.score for word in words)])

@@ -32,14 +32,15 @@ class QualityFeatures:
     """Crops to the statistics that the head reads; the network loads on construction."""
 
     def __init__(self) -> None:
-        self.network = load_network()
+        self.network = load_network().to(memory_format=torch.channels_last)  # a fifth cheaper on CPUs
 
     @torch.no_grad()
     def __call__(self, crops: np.ndarray) -> Tensor:
         """uint8 RGB [N, 224, 224, 3], unscaled -> mean and log deviation over the crop of every channel, float32 [N, F]."""
         if crops.ndim != 4 or crops.shape[1:] != (SIDE, SIDE, 3) or crops.dtype != np.uint8:
             raise ValueError(f"crops are {crops.dtype} {crops.shape}; they must be uint8 [N, {SIDE}, {SIDE}, 3]")
-        x = normalise_pixels(torch.from_numpy(np.ascontiguousarray(crops)).permute(0, 3, 1, 2).float() / 255)
+        x = torch.from_numpy(np.ascontiguousarray(crops)).permute(0, 3, 1, 2).float()
+        x = normalise_pixels(x / 255).contiguous(memory_format=torch.channels_last)
         x = self.network._swish(self.network._bn0(self.network._conv_stem(x)))
         statistics = []
         for number, block in enumerate(self.network._blocks[: STAGES[-1] + 1]):

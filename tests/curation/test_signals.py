@@ -47,8 +47,9 @@ def test_block_motion_of_a_pan_from_codec_vectors_and_from_flow(tmp_path: Path, 
     motion = strip.sampled("block_motion")
     assert len(motion) >= 8
     assert np.median(motion) == pytest.approx(100 * 4 / 512, rel=0.15 if codec == "libx264" else 0.4)
-    shift = strip.sampled("shift_x")
-    assert np.median(shift) == pytest.approx(-3 * 4 / 512, rel=0.1)  # a step is three frames at 25 a second
+    assert np.median(strip.sampled("flow_motion")) == pytest.approx(100 * 4 / 512, rel=0.1)
+    assert np.median(strip.sampled("camera_x")) == pytest.approx(-25 * 4 / 512, rel=0.05)
+    assert np.abs(np.median(strip.sampled("camera_zoom"))) < 0.01 and np.median(strip.sampled("object_share")) < 0.02
 
 
 def test_a_still_picture_moves_nothing(tmp_path: Path) -> None:
@@ -124,10 +125,11 @@ def test_pictures_beyond_all_measure_are_a_cause(monkeypatch: pytest.MonkeyPatch
 
 
 def test_a_very_wide_video_without_vectors_is_measured(tmp_path: Path) -> None:
-    """OpenCV's flow crashes on pictures with fewer than 32 rows."""
+    """OpenCV's flow crashes on pictures with fewer than 32 rows; they are given some."""
     pictures = [p[:96] for p in _pan(4, 12)]
     strip = make_strip(_encode(tmp_path / "wide.mkv", pictures, "libvpx-vp9", deadline="realtime"), looks=False).strip
-    assert len(strip) == 12 and not len(strip.sampled("block_motion"))
+    assert len(strip) == 12 and len(strip.sampled("block_motion")) == 3
+    assert strip.sampled("camera_x") == pytest.approx(-25 * 4 / 512, rel=0.1)
 
 
 def test_the_decoders_memory_is_flat_over_calls() -> None:

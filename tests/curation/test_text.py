@@ -10,12 +10,12 @@ import pytest
 
 from curation.clips import WrongCall
 from curation.clips.frames import decode_look
-from curation.clips.lettering import lettering
 from curation.clips.strip import Decoded, Strip, make_strip
 from curation.clips.time import Clock
 from curation.contracts import ClipView, Models, Unmeasured
 from curation.pipeline import plan_run
 from curation.recipes import load_recipe
+from curation.visual.lettering import lettering
 from curation.visual.text import LEAST_LETTERING, Text, overlay_score
 from models.content.reading import Word, read_words
 from tests.conftest import SAMPLES
@@ -29,12 +29,11 @@ def swung() -> Decoded:
     return make_strip(str(SAMPLES / "roof_handheld_360p.mp4"), "roof")
 
 
-def _view(looks: list[bytes], heights: list[float], models: Models | None = None) -> ClipView:
-    """A clip with a look a second, whose strip has only their lettering."""
+def _view(looks: list[bytes], models: Models | None = None) -> ClipView:
+    """A clip with a look a second, whose strip has no signals."""
     count = len(looks)
     clock = Clock(pts=np.arange(count), end_pts=count, time_base=Fraction(1))
-    signals = {"lettering": np.array(heights, np.float32)}
-    strip = Strip(video_id="v", clock=clock, keyframes=np.ones(count, bool), signals=signals)
+    strip = Strip(video_id="v", clock=clock, keyframes=np.ones(count, bool), signals={})
     facts = make_strip(str(SAMPLES / "bee_720p.mp4"), "bee", looks=False).facts
     return ClipView(
         facts=facts, strip=strip, looks=[(float(i), look) for i, look in enumerate(looks)], models=models or Models()
@@ -49,7 +48,7 @@ def _written(look: bytes, text: str, at: tuple[int, int]) -> bytes:
 
 
 def _score(looks: list[bytes]) -> dict[str, float]:
-    return {name: float(value) for name, value in Text().score(_view(looks, [50.0] * len(looks))).items()}
+    return {name: float(value) for name, value in Text().score(_view(looks)).items()}
 
 
 def test_lettering_is_high_on_writing_and_low_on_edges_and_nothing() -> None:
@@ -63,21 +62,18 @@ def test_lettering_is_high_on_writing_and_low_on_edges_and_nothing() -> None:
     assert lettering(blank[:3]) == lettering(blank[:, :5]) == 0, "too small to hold a line"
 
 
-def test_the_strip_has_lettering_where_looks_were_taken(swung: Decoded) -> None:
-    values = swung.strip.signals["lettering"]
-    assert np.flatnonzero(np.isfinite(values)).tolist() == [frame for frame, _ in swung.looks]
-    without = make_strip(str(SAMPLES / "bee_720p.mp4"), "bee", looks=False).strip
-    assert np.isnan(without.signals["lettering"]).all()
-
-
 def test_a_screencast_looks_like_writing_and_a_toy_on_a_table_does_not() -> None:
-    high = make_strip(str(SAMPLES / "screencast_hello_480p_theora.ogv"), "s").strip.sampled("lettering")
-    low = make_strip(str(SAMPLES / "odd_corrupt_middle.mp4"), "t").strip.sampled("lettering")
-    assert high.min() > 2 * LEAST_LETTERING > LEAST_LETTERING > low.max()
+    screen, toy = (
+        [lettering(decode_look(look)) for _, look in make_strip(str(SAMPLES / name), "s").looks]
+        for name in ("screencast_hello_480p_theora.ogv", "odd_corrupt_middle.mp4")
+    )
+    assert min(screen) > 2 * LEAST_LETTERING > LEAST_LETTERING > max(toy)
 
 
 def test_pictures_without_lettering_are_not_read() -> None:
-    assert set(Text().score(_view([b"no picture"] * 4, [LEAST_LETTERING - 1] * 4)).values()) == {0.0}
+    no_reader = Models(text_reader="easyocr", easyocr_weights="nowhere")
+    plain = cv2.imencode(".jpg", np.full((360, 640, 3), 90, np.uint8))[1].tobytes()
+    assert set(Text().score(_view([plain] * 4, no_reader)).values()) == {0.0}
 
 
 def test_a_title_that_stays_while_the_camera_swings_is_an_overlay(swung: Decoded) -> None:
@@ -114,7 +110,7 @@ def test_overlays_by_their_boxes() -> None:
 
 
 def test_one_picture_does_not_tell_what_stays(swung: Decoded) -> None:
-    scores = Text().score(_view([_written(swung.looks[0][1], "Holiday 2024", (150, 320))], [50.0]))
+    scores = Text().score(_view([_written(swung.looks[0][1], "Holiday 2024", (150, 320))]))
     assert isinstance(scores["overlay_text_score"], Unmeasured) and not isinstance(scores["text_score"], Unmeasured)
 
 
