@@ -229,6 +229,19 @@ def crossfade(source: str, target: str) -> Truth:
     return {"start_frame": start, "end_frame": start + length}
 
 
+def wipe(source: str, target: str, seconds: float = 0.8) -> Truth:
+    """The mirrored, reversed, negative picture pushes in from the left, in the middle."""
+    frames, fps = read(source)
+    other = 255 - frames[::-1, :, ::-1]
+    start, length, width = len(frames) // 2, max(6, round(seconds * fps)), frames.shape[2]
+    copy = frames.copy()
+    for i in range(start, len(frames)):
+        edge = round(width * min(1.0, (i - start + 1) / (length + 1)))
+        copy[i, :, :edge] = other[i, :, :edge]
+    write_video(target, copy, fps)
+    return {"start_frame": start, "end_frame": start + length}
+
+
 def flashes(source: str, target: str, per_second: float = 2.0) -> Truth:
     """White light for two frames, some times a second."""
     frames, fps = read(source)
@@ -275,6 +288,7 @@ DEGRADATIONS: dict[str, Degradation] = {
     "overexposure": Degradation(overexpose, ("white_clipped", "visual_quality")),
     "underexposure": Degradation(underexpose, ("black_clipped", "visual_quality")),
     "dissolve": Degradation(crossfade, ("transition_share",)),
+    "wipe": Degradation(wipe, ("wipe_likeness",)),
     "flashes": Degradation(flashes, ("flashes_per_second",)),
     "repeated_frames": Degradation(repeat_frames, ("distinct_fps", "repeated_share")),
     "slideshow": Degradation(slideshow, ("still_share", "static_share")),

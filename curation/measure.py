@@ -454,6 +454,9 @@ def _measure_clip(
     with asking.timed("embedding"):
         seen = embed(view)
     vector = seen.pop("embedding")
+    if vector is None:
+        reasons = json.loads(row["unmeasured_signals"]) | {"embedding": "no picture was taken of it"}
+        row["unmeasured_signals"] = canonical_json(reasons)
     return row | seen, vector
 
 

@@ -194,6 +194,7 @@ def _visual() -> tuple[Rule, ...]:
         _LOGO,
         _INSET,
         _rule("visual.effects", "transition_share", "<=", 0.1, _FILTERS),
+        _rule("visual.wipes", "wipe_likeness", "<=", 0.4, _FILTERS),
         _rule("visual.flashes", "flashes_per_second", "<=", 0.5, _FILTERS),
         _rule("visual.black", "brightness", ">=", 24, _FILTERS),
         _rule("visual.black_clipped", "black_clipped", "<=", 0.4, _FILTERS),
