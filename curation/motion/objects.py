@@ -11,7 +11,11 @@ from curation.motion.path import NO_PATH
 
 @final
 class Objects(Filter):
-    """Camera against object motion: of the blocks with something to follow, how many go ways of their own, and how fast."""
+    """Camera against object motion: of the blocks with something to follow, how many go ways of their own, and how fast.
+
+    The flow is coarse: a ball that covers 6 % of the picture carries a quarter of the blocks with it. The share ranks clips; it is
+    no area.
+    """
 
     stage = "motion"
     signals = (
