@@ -83,7 +83,7 @@ def test_an_object_is_told_from_the_camera(tmp_path: Path) -> None:
     assert scores["pan"] == pytest.approx(2 * 25 / 640, rel=0.2)
     area = 120 * 120 / (360 * 640)
     assert area < scores["object_share"] < 6 * area, "coarse: what is near an object moves with it"
-    assert scores["object_motion"] == pytest.approx(7 * 25 / 640 * area, rel=0.6)
+    assert 7 * 25 / 640 * area < scores["object_motion"] < 3 * 7 * 25 / 640 * area
 
 
 def test_a_step_does_not_know_its_neighbours() -> None:
