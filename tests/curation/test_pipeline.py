@@ -15,8 +15,10 @@ from typing import Any
 import pytest
 
 from curation.clips import Commit, Lake, WrongCall
+from curation.contracts import signals
 from curation.pipeline import Progress, curate, plan_run
 from curation.recipes import Recipe, load_recipe
+from curation.story import tell
 from tests.conftest import SAMPLES
 
 BEE, BEETLE, ELF = SAMPLES / "bee_720p.mp4", SAMPLES / "beetle_bw_360p.mp4", SAMPLES / "toy_elf_480p_vp8.webm"
@@ -48,6 +50,28 @@ def test_the_demo_recipe_shows_every_kind_of_fate(demo_lake: Path) -> None:
     assert names["toy_elf_480p_vp8.webm"]["rule"] == "content.near_duplicates"
     assert names["odd_invalid_bitstream_vp9.webm"]["fate"] == "quarantined"
     assert names["odd_corrupt_middle.mp4"]["damaged"] and not names["bee_720p.mp4"]["damaged"]
+
+
+def test_every_number_that_is_missing_has_its_reason(demo_lake: Path) -> None:
+    snapshot = Lake(str(demo_lake)).snapshot("demo")
+    missing = 0
+    for clip in snapshot.table("clips").to_pylist():
+        reasons = json.loads(clip["unmeasured_signals"])
+        nulls = {name for name in signals() if clip[name] is None}
+        assert nulls == reasons.keys() and all(len(why) > 10 for why in reasons.values())
+        missing += len(nulls)
+    assert missing > 10, "the black clip alone has that many"
+    [clip] = [row for row in snapshot.table("ledger").to_pylist() if "black_silent" in row["uri"] and row["clip_id"]]
+    story = "\n".join(tell(Lake(str(demo_lake)), clip["clip_id"]))
+    assert "motion.jitter: jitter could not be measured: fewer than four tenths of a second" in story
+    assert "NO visual.black: brightness 16, asked >= 24 (luma, 16..235)" in story
+
+
+def test_what_each_filter_cost_is_on_record(demo_lake: Path) -> None:
+    videos = Lake(str(demo_lake)).snapshot("demo").table("videos", ["filter_seconds", "model_seconds"]).to_pylist()
+    costs = [json.loads(row["filter_seconds"]) for row in videos if row["filter_seconds"]]
+    assert all({"visual.text", "motion.camera", "embedding"} <= cost.keys() for cost in costs) and len(costs) >= 12
+    assert sum(cost["motion.camera"] for cost in costs) < sum(cost["visual.text"] for cost in costs)
 
 
 @pytest.fixture(scope="module")
