@@ -71,10 +71,11 @@ class ClipView:
     video_seconds: float | None = None
 
     def pictures(self, count: int) -> list[np.ndarray]:
-        """At most `count` pictures spread evenly over the clip, RGB uint8 [H, W, 3]; fewer where the clip is short."""
+        """At most `count` pictures spread evenly over the clip, a single one from its middle; RGB uint8 [H, W, 3]."""
         if not self.looks:
             return []
-        spread = np.linspace(0, len(self.looks) - 1, min(count, len(self.looks)))
+        last = len(self.looks) - 1
+        spread = np.linspace(0, last, min(count, last + 1)) if count > 1 else [last / 2]
         return [decode_look(self.looks[round(i)][1]) for i in spread]
 
 

@@ -7,7 +7,7 @@ import numpy as np
 
 from curation.contracts import ClipView, Filter, Score, Signal
 
-PICTURES = 3
+PICTURES = 1  # the middle one; more would cost what decoding does
 CROPS = 1  # of a picture
 SIDE = 224  # pixels
 
@@ -61,7 +61,7 @@ class Quality(Filter):
         ),
     )
     rung = "models"
-    cost = 14.0
+    cost = 2.0
 
     def score(self, clip: ClipView) -> dict[str, Score]:
         pictures = clip.pictures(PICTURES)

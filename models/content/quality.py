@@ -7,23 +7,20 @@ its weights says on which, and how well it tells frames of videos it has not see
 """
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from models.content.classifier import SIDE, load_network, normalise_pixels
 
 WEIGHTS = Path(__file__).with_name("quality.safetensors")
 REPORT = Path(__file__).with_name("quality.json")
-STAGES = (
-    0,
-    2,
-    4,
-    7,
-    10,
-)  # blocks whose output is looked at: 16, 24, 40, 80 and 112 channels at 1/2 to 1/16 of the size
+# blocks whose output is looked at: 16, 24, 40, 80 and 112 channels at 1/2 to 1/16 of the size
+STAGES = (0, 2, 4, 7, 10)
 
 # Shapes: N crops, F = 2 x 272 statistics.
 
@@ -32,7 +29,12 @@ class QualityFeatures:
     """Crops to the statistics that the head reads; the network loads on construction."""
 
     def __init__(self) -> None:
-        self.network = load_network().to(memory_format=torch.channels_last)  # a fifth cheaper on CPUs
+        network = load_network()
+        self.stem = fuse_conv_bn_eval(network._conv_stem, network._bn0)
+        self.blocks = [_fused(block) for block in network._blocks[: STAGES[-1] + 1]]
+        self.activation = network._swish
+        for each in (self.stem, *self.blocks):
+            each.to(memory_format=torch.channels_last)  # with the fusing two thirds of the cost on CPUs
 
     @torch.no_grad()
     def __call__(self, crops: np.ndarray) -> Tensor:
@@ -41,13 +43,22 @@ class QualityFeatures:
             raise ValueError(f"crops are {crops.dtype} {crops.shape}; they must be uint8 [N, {SIDE}, {SIDE}, 3]")
         x = torch.from_numpy(np.ascontiguousarray(crops)).permute(0, 3, 1, 2).float()
         x = normalise_pixels(x / 255).contiguous(memory_format=torch.channels_last)
-        x = self.network._swish(self.network._bn0(self.network._conv_stem(x)))
+        x = self.activation(self.stem(x))
         statistics = []
-        for number, block in enumerate(self.network._blocks[: STAGES[-1] + 1]):
+        for number, block in enumerate(self.blocks):
             x = block(x)
             if number in STAGES:
                 statistics += [x.mean((2, 3)), x.std((2, 3)).clamp_min(1e-4).log()]
         return torch.cat(statistics, dim=1)
+
+
+def _fused(block: Any) -> Any:
+    """A block with its batch norms folded into its convolutions."""
+    for convolution, norm in (("_expand_conv", "_bn0"), ("_depthwise_conv", "_bn1"), ("_project_conv", "_bn2")):
+        if hasattr(block, convolution):
+            setattr(block, convolution, fuse_conv_bn_eval(getattr(block, convolution), getattr(block, norm)))
+            setattr(block, norm, torch.nn.Identity())
+    return block
 
 
 class QualityModel:
