@@ -16,7 +16,7 @@ class VmafMotion(Filter):
     """The paper keeps clips above 2.0 (section 3.2.1): the mean difference of neighbouring frames, blurred a little.
 
     Measured twice. `vmaf_motion`: of every frame, small, and calibrated. `vmaf_motion_native`: VMAF's own number at native size for
-    two pairs of frames a second, carried to all frames by how much these change when small (a ratio estimate).
+    one pair of frames a second, carried to all frames by how much these change when small (a ratio estimate).
     """
 
     stage = "motion"
@@ -30,7 +30,7 @@ class VmafMotion(Filter):
         Signal(
             name="vmaf_motion_native",
             unit="luma",
-            meaning="mean VMAF motion, from two pairs of frames a second at native size",
+            meaning="mean VMAF motion, from one pair of frames a second at native size",
         ),
     )
 
