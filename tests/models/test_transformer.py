@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from models import accounting
-from models.attention import attend, backend_for, use_backend
+from models.attention import attend
 from models.layers import RMSNorm, TimeEmbedding
 from models.text.tokens import TextTokens, drop, stack
 from models.video.transformer import SIZES, TransformerConfig, VideoTransformer
@@ -166,15 +166,3 @@ def test_batches_of_tokens_stack_to_the_longest():
     long = TextTokens(torch.ones(2, 4, 3), torch.ones(2, 4, dtype=torch.bool))
     both = stack([short, long])
     assert both.states.shape == (3, 4, 3) and both.mask.sum(1).tolist() == [2, 4, 4]
-
-
-def test_the_attention_door_says_which_kernel_runs():
-    q, k = torch.randn(1, 2, 4, 8), torch.randn(1, 2, 6, 8)
-    mask = torch.tensor([[True, True, True, False, False, False]])
-    by_default = attend(q, k, k, mask)
-    with use_backend("math"):
-        assert backend_for(q, k, k, mask) == "math"
-        torch.testing.assert_close(attend(q, k, k, mask), by_default)
-    torch.testing.assert_close(by_default, attend(q, k[:, :, :3], k[:, :, :3]))
-    with pytest.raises(ValueError, match="math, flash"), use_backend("magic"):
-        pass
