@@ -166,3 +166,12 @@ def test_batches_of_tokens_stack_to_the_longest():
     long = TextTokens(torch.ones(2, 4, 3), torch.ones(2, 4, dtype=torch.bool))
     both = stack([short, long])
     assert both.states.shape == (3, 4, 3) and both.mask.sum(1).tolist() == [2, 4, 4]
+
+
+def test_it_compiles_whole(model, inputs):
+    """fullgraph: no break anywhere; the eager back end shows it without the minutes of code generation."""
+    torch._dynamo.reset()
+    latents, time, text = inputs
+    with torch.no_grad():
+        compiled = torch.compile(model, fullgraph=True, backend="eager")(latents, time, text)
+        torch.testing.assert_close(compiled, model(latents, time, text))
