@@ -29,20 +29,19 @@ class LPIPS(nn.Module):
             for before, width, count in zip(inputs, WIDTHS, CONVS, strict=True)
         )
         self.heads = nn.ModuleList(nn.Conv2d(width, 1, 1, bias=False) for width in WIDTHS)
-        self.register_buffer("mean", torch.tensor(MEAN)[:, None, None])
-        self.register_buffer("std", torch.tensor(STD)[:, None, None])
 
     def forward(self, pictures: Tensor, others: Tensor) -> Tensor:
         pairs = zip(self.heads, self._features(pictures), self._features(others), strict=True)
-        return sum(head((a - b).square()).mean((1, 2, 3)) for head, a, b in pairs)  # type: ignore[return-value]
+        return sum(head((a - b).square()).mean((1, 2, 3)) for head, a, b in pairs)
 
     def _features(self, pictures: Tensor) -> list[Tensor]:
         """Of every stage, [N, C, h, w], of unit length over channels."""
-        x = (pictures - self.mean) / self.std
+        mean, std = (pictures.new_tensor(values)[:, None, None] for values in (MEAN, STD))
+        x = (pictures - mean) / std
         features = []
         for number, convs in enumerate(self.stages):
             x = F.max_pool2d(x, 2) if number else x
-            for conv in convs:  # type: ignore[union-attr]
+            for conv in convs:  # type: ignore[attr-defined]
                 x = F.relu(conv(x))
             features.append(F.normalize(x, dim=1, eps=1e-10))
         return features
@@ -72,6 +71,4 @@ class LPIPS(nn.Module):
         model.load_state_dict(
             {ours: found[theirs].float() for ours, theirs in names.items()}, strict=False, assign=True
         )
-        for name, values in (("mean", MEAN), ("std", STD)):
-            setattr(model, name, torch.tensor(values)[:, None, None])
         return model.eval().requires_grad_(False)
