@@ -78,7 +78,7 @@ def backend_for(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> 
     """The kernel that `attend` runs for these tensors here and now; asks PyTorch's own chooser."""
     if _only == (FLEX,):
         return FLEX
-    allowed = None if mask is None else mask[:, None, None, :].expand(-1, q.shape[1], q.shape[2], -1)
+    allowed = None if mask is None else mask[:, None, None, :]
     with _preference(q):
         choice = torch._fused_sdp_choice(q, k, v, attn_mask=allowed)
     return next((name for name, backend in BACKENDS.items() if backend.value == choice), f"back end {choice}")
