@@ -6,7 +6,7 @@ import torch
 from models import accounting
 from models.attention import attend
 from models.layers import RMSNorm, TimeEmbedding
-from models.text.tokens import TextTokens, drop, stack
+from models.text.tokens import TextTokens, stack
 from models.video.transformer import SIZES, TransformerConfig, VideoTransformer
 
 TINY = TransformerConfig(
@@ -144,21 +144,14 @@ def test_mistakes_are_named(model, inputs):
     latents, time, text = inputs
     with pytest.raises(ValueError, match="1 text encodings for a model built for 2"):
         model(latents, time, text[:1])
+    with pytest.raises(ValueError, match="encoder 0 gives 6 numbers a token; the model was built for 8"):
+        model(latents, time, text[::-1])
     with pytest.raises(ValueError, match="multiple of 16 px"):
         model(latents[..., :9], time, text)
     with pytest.raises(ValueError, match="heads=3"):
         TransformerConfig(width=32, heads=3)
     with pytest.raises(ValueError, match="do not belong"):
         TextTokens(torch.zeros(1, 2, 3), torch.zeros(1, 2))
-
-
-def test_dropout_replaces_all_encoders_at_once(inputs):
-    _, _, text = inputs
-    empty = [TextTokens(torch.full((1, 1, w), 9.0), torch.ones(1, 1, dtype=torch.bool)) for w in (8, 6)]
-    dropped = drop(text, empty, torch.tensor([True, False]))
-    for before, after in zip(text, dropped, strict=True):
-        assert after.mask[0].sum() == 1 and (after.states[0, 0] == 9).all()
-        assert torch.equal(after.states[1], before.states[1]) and torch.equal(after.mask[1], before.mask[1])
 
 
 def test_batches_of_tokens_stack_to_the_longest():
