@@ -1,7 +1,7 @@
 """Encode and decode in tiles, so that length and size of a video are bounded by patience and not by memory.
 
 What it costs, tiled against untiled, as PSNR of one decoded video against the other, on 112 frames of five real clips and
-a TAE of 240 steps:
+a TAE of 0.77 M parameters trained for 240 steps at 64 px:
 
 * Tiles of **time**: 51 dB or more for decoding, 46 dB or more for encoding and decoding (contract: 40 dB). The tiled
   reconstruction is as good as the untiled one to 0.01 dB. Up to 32 frames it is the untiled one, bit for bit.
