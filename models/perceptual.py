@@ -2,7 +2,7 @@
 
 LPIPS' recipe (unit-length features at several depths, squared differences) on the features of EfficientNet-Lite0,
 whose weights we have. It is not LPIPS: another backbone, and no layer weights fitted to human judgement. Its values
-compare with themselves only.
+compare with themselves only. `models.lpips` is LPIPS, for those who have its weights.
 """
 
 import torch.nn.functional as F

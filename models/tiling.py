@@ -1,4 +1,15 @@
-"""Encode and decode in tiles, so that length and size of a video are bounded by patience and not by memory."""
+"""Encode and decode in tiles, so that length and size of a video are bounded by patience and not by memory.
+
+What it costs, tiled against untiled, as PSNR of one decoded video against the other, on 112 frames of five real clips and
+a TAE of 0.77 M parameters trained for 240 steps at 64 px:
+
+* Tiles of **time**: 51 dB or more for decoding, 46 dB or more for encoding and decoding (contract: 40 dB). The tiled
+  reconstruction is as good as the untiled one to 0.01 dB. Up to 32 frames it is the untiled one, bit for bit.
+* Tiles of **space**: 21 to 36 dB, and up to 3.4 dB of reconstruction. Group norms and the mid blocks' attention see a tile
+  instead of the frame (decoding without either: 49 dB), and no overlap cures that. They are a way out of memory and
+  not a way to encode training data (contract: 20 dB). Untiled, 32 frames of 768 px make an activation of 9.7 GB in
+  bfloat16 in the paper-size decoder's last level, and about three of these live at once.
+"""
 
 from collections.abc import Callable
 

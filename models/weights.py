@@ -78,6 +78,19 @@ def file_sha256(path: str | os.PathLike) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def files_sha256(folder: str | os.PathLike, *patterns: str) -> str:
+    """SHA-256 over the names and contents of a folder's files that match, hex; a ValueError where the first two match none.
+
+    For weights that others saved, in one file or in several: the first two patterns name them.
+    """
+    folder = Path(folder)
+    found = sorted({path for pattern in patterns for path in folder.glob(pattern)})
+    if not any(path.match(pattern) for path in found for pattern in patterns[:2]):
+        raise ValueError(f"{folder} holds no weights ({' or '.join(patterns[:2])})")
+    lines = [f"{path.name} {file_sha256(path)}" for path in found]
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
 def _tuples(value: Any) -> Any:
     """JSON has no tuples and frozen configs have no lists."""
     return tuple(_tuples(item) for item in value) if isinstance(value, list) else value

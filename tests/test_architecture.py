@@ -26,7 +26,7 @@ ONLY_IN = {  # a heavy library has one door
     "faiss": ["curation.content"],
     "rapidocr": ["models.content.reading"],
     "easyocr": ["models.content.reading"],
-    "open_clip": ["models.content.aesthetic"],
+    "open_clip": ["models.content.aesthetic", "models.text.metaclip"],
     "scenedetect": ["curation.shots.pyscenedetect"],
 }
 NOT_IN = {  # what a room must not know

@@ -59,18 +59,3 @@ def stack(samples: list[TextTokens]) -> TextTokens:
     length = max(tokens.states.shape[1] for tokens in samples)
     samples = [tokens.padded(length) for tokens in samples]
     return TextTokens(torch.cat([s.states for s in samples]), torch.cat([s.mask for s in samples]))
-
-
-def drop(text: list[TextTokens], empty: list[TextTokens], dropped: Tensor) -> list[TextTokens]:
-    """Text dropout: where `dropped` (bool [B]) is True, *all* encoders' tokens give way to the empty string's.
-
-    `empty` holds each encoder's encoding of [""], B = 1.
-    """
-    result = []
-    for tokens, nothing in zip(text, empty, strict=True):
-        length = max(tokens.states.shape[1], nothing.states.shape[1])
-        tokens, nothing = tokens.padded(length), nothing.padded(length)
-        rows = dropped.to(tokens.mask.device)
-        states = torch.where(rows[:, None, None], nothing.states.to(tokens.states), tokens.states)
-        result.append(TextTokens(states, torch.where(rows[:, None], nothing.mask.to(tokens.mask.device), tokens.mask)))
-    return result

@@ -175,6 +175,12 @@ class VideoTransformer(nn.Module):
         """Every encoder's states through its own projection, one after the other along the sequence."""
         if len(text) != len(self.text_in):
             raise ValueError(f"{len(text)} text encodings for a model built for {len(self.text_in)} text encoders")
+        for number, (tokens, width) in enumerate(zip(text, self.config.text_widths, strict=True)):
+            if tokens.states.shape[-1] != width:
+                raise ValueError(
+                    f"text encoder {number} gives {tokens.states.shape[-1]} numbers a token; the model was built for "
+                    f"{width}: set text_widths to the encoders' widths, in their order"
+                )
         states = [project(tokens.states) for project, tokens in zip(self.text_in, text, strict=True)]
         return torch.cat(states, dim=1), torch.cat([tokens.mask for tokens in text], dim=1)
 

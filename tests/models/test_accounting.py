@@ -36,6 +36,20 @@ def test_flops_agree_with_the_counter_within_one_percent(batch):
     assert 3 * closed == pytest.approx(counter.get_total_flops(), rel=0.03)  # the input needs no gradient
 
 
+@pytest.mark.parametrize("size", ["1b", "5b", "9b", "17b", "30b"])
+def test_flops_of_the_papers_sizes_agree_on_meta(size):
+    """256 frames of 256 px, one forward pass that computes nothing."""
+    config, lengths = SIZES[size], (512, 256, 100)
+    with torch.device("meta"):
+        model = VideoTransformer(config)
+        masks = [torch.empty(1, length, dtype=torch.bool) for length in lengths]
+        states = [torch.empty(*m.shape, w) for m, w in zip(masks, config.text_widths, strict=True)]
+        latents, time = torch.empty(1, 16, 32, 32, 32), torch.empty(1)
+    with use_backend("math"), FlopCounterMode(display=False) as counter, torch.no_grad():
+        model(latents, time, [TextTokens(s, m) for s, m in zip(states, masks, strict=True)])
+    assert accounting.flops(config, 8_192, lengths) == pytest.approx(counter.get_total_flops(), rel=0.01)
+
+
 def test_the_papers_estimate_per_sample():
     """1.7e15 for a 256 px video and 3.2e16 at 768 px, one training step (forward and backward)."""
     low = 3 * accounting.flops(SIZES["30b"], 8_192, (256, 256, 100))

@@ -120,7 +120,7 @@ class Published:
         return self.conv("decoder.conv_out", F.silu(self.norm("decoder.conv_norm_out", x)))
 
 
-@pytest.mark.parametrize(("latent_channels", "quant"), [(4, True), (16, False)])
+@pytest.mark.parametrize(("latent_channels", "quant"), [(4, True), (8, True), (8, False), (16, False)])
 def test_published_weights_load_and_mean_what_they_meant(latent_channels, quant):
     state = published_weights(latent_channels, quant)
     vae = ImageVAE.from_diffusers(state, groups=GROUPS)
@@ -165,7 +165,7 @@ def test_the_published_four_channel_size_has_its_known_parameter_count():
     assert sum(p.numel() for p in vae.parameters()) == 83_653_863
 
 
-@pytest.mark.parametrize(("latent_channels", "quant"), [(4, True), (16, False)])
+@pytest.mark.parametrize(("latent_channels", "quant"), [(4, True), (8, True), (8, False), (16, False)])
 def test_an_untrained_tae_is_the_image_autoencoder(latent_channels, quant):
     vae = ImageVAE.from_diffusers(published_weights(latent_channels, quant), groups=GROUPS)
     tae = TAE.from_image_vae(vae)

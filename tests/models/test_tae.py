@@ -134,3 +134,27 @@ def test_no_norm_pools_over_time():
     with torch.device("meta"):
         tae = TAE(SIZES["moviegen"])
     assert not [m for m in tae.modules() if isinstance(m, (nn.BatchNorm2d, nn.BatchNorm3d, nn.LayerNorm))]
+
+
+def test_videos_in_channels_last_go_in_and_out_without_a_copy(redrawn):
+    """Inside, frames are channels-last pictures: of a channels_last_3d video they are a view."""
+    tae = redrawn(TAE(TINY))
+    video = torch.rand(2, 3, 9, 16, 24).to(memory_format=torch.channels_last_3d)
+    frames = video.movedim(1, 2).flatten(0, 1)
+    assert frames.data_ptr() == video.data_ptr() and frames.is_contiguous(memory_format=torch.channels_last)
+    with torch.no_grad():
+        latents = tae.encode(video)
+        assert torch.equal(latents, tae.encode(video.contiguous()))
+        assert tae.decode(latents).is_contiguous(memory_format=torch.channels_last_3d)
+
+
+@pytest.mark.parametrize("frames", [1, 9])
+def test_it_compiles_whole(tae, frames):
+    """fullgraph: no break anywhere; the eager back end shows it without the minutes of code generation."""
+    torch._dynamo.reset()
+    video = torch.rand(1, 3, frames, 16, 16)
+    with torch.no_grad():
+        latents = torch.compile(tae.encode, fullgraph=True, backend="eager")(video)
+        torch.testing.assert_close(latents, tae.encode(video))
+        decoded = torch.compile(tae.decode, fullgraph=True, backend="eager")(latents, frames)
+        torch.testing.assert_close(decoded, tae.decode(latents, frames))

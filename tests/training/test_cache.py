@@ -104,6 +104,17 @@ def test_a_damaged_entry_is_refused_and_made_again(rows, tae, tmp_path, damage, 
     assert store.cache.get(store.key(rows[0], BUCKET)) is not None
 
 
+def test_an_entry_under_anothers_name_is_refused(tmp_path, caplog):
+    cache = TensorCache(tmp_path)
+    one, other = ({"text": text} for text in ("one", "other"))
+    cache.put(one, {"states": torch.ones(2)})
+    cache.path(other).parent.mkdir(parents=True, exist_ok=True)
+    cache.path(one).rename(cache.path(other))
+
+    assert cache.get(other) is None
+    assert "its key" in caplog.text and not cache.path(other).exists()
+
+
 def test_filling_reports_the_clips_that_do_not_decode(rows, tae, tmp_path):
     gone = rows[1] | {"uri": str(tmp_path / "gone.mp4"), "clip_id": "gone", "video_id": "gone"}
     store = LatentStore(tae=tae, tae_sha256="a", cache=TensorCache(tmp_path / "cache"))

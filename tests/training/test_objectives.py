@@ -137,6 +137,26 @@ def test_dropped_captions_give_way_to_the_empty_string_for_all_encoders_at_once(
     assert all(text == "" or text.startswith(("FPS-8 a film called", "a film called")) for text in said)
 
 
+def test_a_dropped_prompt_is_the_empty_string_to_every_encoder(rows, video_recipe):
+    encode = CaptionEncoder([ByteEncoder(), ByteEncoder(quoted_only=True)])
+    samples = tuple(Plan(rows, video_recipe, seed=3).step(0)[:3])
+    samples = tuple(replace(sample, caption='a sign "OPEN"') for sample in samples)
+    group = Group(samples=samples, data=torch.randn(3, 4, 1, 4, 4), weights=torch.ones(3))
+    said, nothing = encode(['a sign "OPEN"']), encode([""])
+
+    class Reads(torch.nn.Module):
+        def forward(self, x, time, text):
+            self.text = text
+            return torch.zeros_like(x)
+
+    for rate, expected in ((0.0, said), (1.0, nothing)):
+        model = Reads()
+        FlowObjective(encode=encode, text_dropout=rate)(model, group)
+        for read, once in zip(model.text, expected, strict=True):
+            torch.testing.assert_close(read.states, once.states.expand(3, -1, -1))
+            assert torch.equal(read.mask, once.mask.expand(3, -1))
+
+
 def test_the_flow_loss_falls_when_the_velocity_is_learned(rows, video_recipe):
     plan = Plan(rows, video_recipe, seed=3)
     objective = FlowObjective(encode=CaptionEncoder([ByteEncoder()]), text_dropout=0.0)

@@ -67,7 +67,7 @@ class TensorCache:
         return self.folder / name[:2] / f"{name}.safetensors"
 
     def get(self, key: Mapping[str, Any]) -> dict[str, Tensor] | None:
-        """The entry, or None where there is none or its bytes are not what was written (then it is removed)."""
+        """The entry, or None where there is none or it is not what was written for this key (then it is removed)."""
         path = self.path(key)
         if not path.exists():
             return None
@@ -79,8 +79,8 @@ class TensorCache:
             log.warning("cache entry %s cannot be read (%s); it is made again", path, error)
             path.unlink(missing_ok=True)
             return None
-        if metadata.get("checksum") != _checksum(tensors):
-            log.warning("cache entry %s does not match its checksum; it is made again", path)
+        if metadata.get("checksum") != _checksum(tensors) or metadata.get("key") != _stored(key):
+            log.warning("cache entry %s does not match its checksum or its key; it is made again", path)
             path.unlink(missing_ok=True)
             return None
         return tensors
@@ -90,10 +90,15 @@ class TensorCache:
         path = self.path(key)
         path.parent.mkdir(parents=True, exist_ok=True)
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-        metadata = {"checksum": _checksum(tensors), "key": json.dumps(dict(key), sort_keys=True)}
+        metadata = {"checksum": _checksum(tensors), "key": _stored(key)}
         beside = path.with_suffix(f".{os.getpid()}.{id(tensors):x}.partial")
         beside.write_bytes(save(tensors, metadata=metadata))
         os.replace(beside, path)
+
+
+def _stored(key: Mapping[str, Any]) -> str:
+    """The key as an entry carries it: a file under another entry's name is found out, and people can read what it is."""
+    return json.dumps(dict(key), sort_keys=True)
 
 
 def _checksum(tensors: Mapping[str, Tensor]) -> str:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from models.autoencoders.outlier import outlier_penalty
 from models.autoencoders.tae import TAE
+from models.lpips import LPIPS
 from training.data.groups import Group
 
 # Shapes: B samples, T' H' W' pixels, T H W latent positions, C latent channels.
@@ -23,8 +24,11 @@ class AutoencoderObjective:
     """
 
     reconstruction: Literal["l1", "l2"] = "l1"  # l1 is the convention of latent diffusion's autoencoders
-    perceptual_weight: float = 0.0  # of a distance between features, see models.perceptual; the paper gives no weight
-    kl_weight: float = 1e-8
+    perceptual_weight: float = 0.0  # of a distance between features; 0 switches it off; the paper gives no weight
+    perceptual_weights: str | None = (
+        None  # folder of LPIPS' weights, see models.lpips; None: a packaged classifier's features
+    )
+    kl_weight: float = 1e-8  # 0 switches it off
     outlier_weight: float = 1e5  # on sums, as the paper states it; 0 switches it off
     outlier_scale: float = 3.0  # the paper's r, in standard deviations
 
@@ -45,7 +49,7 @@ class AutoencoderObjective:
         loss = (error.abs() if self.reconstruction == "l1" else error.square()).mean(dim=(1, 2, 3, 4))
         numbers = {self.reconstruction: loss, "psnr": psnr_per_sample(reconstruction, video)}
         if self.perceptual_weight:
-            numbers["perceptual"] = perceptual_per_sample(reconstruction, video)
+            numbers["perceptual"] = perceptual_per_sample(reconstruction, video, self.perceptual_weights)
             loss = loss + self.perceptual_weight * numbers["perceptual"]
         if self.kl_weight:
             numbers["kl"] = posterior.kl().flatten(1).mean(dim=1)  # per element
@@ -62,14 +66,16 @@ def posterior_noise(group: Group, like: Tensor) -> Tensor:
     return torch.stack(noise).to(like)
 
 
-def perceptual_per_sample(reconstruction: Tensor, video: Tensor) -> Tensor:
+def perceptual_per_sample(reconstruction: Tensor, video: Tensor, weights: str | None = None) -> Tensor:
     """Perceptual distance of each sample's frames [B, 3, T, H, W], averaged over its frames: [B]."""
     frames, originals = (x.transpose(1, 2).flatten(0, 1) for x in (reconstruction, video))  # [B*T, 3, H, W]
-    return _perceptual(video.device)(frames, originals).unflatten(0, (len(video), -1)).mean(dim=1)
+    return _perceptual(video.device, weights)(frames, originals).unflatten(0, (len(video), -1)).mean(dim=1)
 
 
 @cache
-def _perceptual(device: torch.device) -> nn.Module:
+def _perceptual(device: torch.device, weights: str | None) -> nn.Module:
+    if weights is not None:
+        return LPIPS.load(weights).to(device)
     from models.perceptual import PerceptualDistance  # its weights come in a package that not every machine has
 
     return PerceptualDistance().to(device).requires_grad_(False)
