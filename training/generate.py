@@ -69,7 +69,7 @@ def generate(
         prompt, bucket, rate, steps=steps, guidance=guidance, seed=seed, schedule_name=schedule, on_step=on_step
     )
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_video(path, pictures, rate)
+    write_video(path, pictures, rate or 1.0)  # a picture is one second of video
     return Generated(
         path=path,
         prompt=prompt,
@@ -125,8 +125,9 @@ class Generator:
         return next(self.model.parameters()).device
 
     def buckets(self) -> list[Bucket]:
-        """The shapes of video this checkpoint was trained on, the default first."""
-        return [bucket for bucket in self.recipe.buckets.buckets() if bucket.frames > 1]
+        """The shapes of video this checkpoint was trained on, the default first; a text-to-image stage's are pictures."""
+        trained_on_videos = self.recipe.batch.videos > 0
+        return [bucket for bucket in self.recipe.buckets.buckets() if (bucket.frames > 1) == trained_on_videos]
 
     def choose(
         self, frames: int | None, height: int | None, width: int | None, fps: float | None
@@ -178,7 +179,9 @@ class Generator:
         return to_frames(decode_tiled(self.tae, latents, bucket.frames)[0].cpu().numpy())
 
     def _rates(self, bucket: Bucket) -> tuple[float, float]:
-        """Slowest and fastest frame rate that clips of this bucket had in training."""
+        """Slowest and fastest frame rate that clips of this bucket had in training; 0 for a picture."""
+        if bucket.frames == 1:
+            return 0.0, 0.0
         if bucket.fps:
             return bucket.fps, bucket.fps
         rules = [rule for rule in self.recipe.buckets.durations if rule.frames == bucket.frames and rule.fps is None]

@@ -11,13 +11,13 @@ import typing
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields, is_dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from models.autoencoders.tae import SIZES as TAE_SIZES
 from models.autoencoders.tae import TAEConfig
 from models.video.transformer import SIZES as TRANSFORMER_SIZES
 from models.video.transformer import TransformerConfig
-from training.data.buckets import BucketTable, demo_buckets, paper_buckets
+from training.data.buckets import Bucket, BucketTable, demo_buckets, paper_buckets
 from training.data.plan import BatchSize
 from training.objectives.adversarial import AdversarialConfig
 from training.objectives.autoencoder import AutoencoderObjective
@@ -46,6 +46,13 @@ class TAERecipe:
     fps_tag: bool = False  # the autoencoder reads no captions
     autocast: bool = False
     pixel_memory_bytes: int = 1 << 30  # sets whose decoded clips fit are decoded once
+    validate_every: int | None = None  # steps between measurements of the held-out clips; None: none
+    validate_clips: int = 64  # of each bucket, at most
+
+    def __post_init__(self) -> None:
+        if not self.batch.videos:
+            raise ValueError("an autoencoder's batch holds at least one video; images alone teach it nothing of time")
+        _check_plateau(self)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,6 +73,22 @@ class VideoRecipe:
     seed: int = 0
     fps_tag: bool = True
     autocast: bool = False
+    validate_every: int | None = None
+    validate_clips: int = 64
+    grow: Literal["extend", "interpolate"] = "extend"  # larger position tables than those of the stage before
+
+    def __post_init__(self) -> None:
+        _check_plateau(self)
+
+    def assign(self, row: Mapping[str, Any]) -> Bucket | str:
+        """The shape a row is trained in, a single frame in a text-to-image stage, or why it is in none."""
+        bucket = self.buckets.assign(row)
+        return bucket if isinstance(bucket, str) or self.batch.videos else bucket.image()
+
+
+def _check_plateau(recipe: "TAERecipe | VideoRecipe") -> None:
+    if recipe.optimizer.plateau and not recipe.validate_every:
+        raise ValueError("optimizer.plateau reads validation losses; set validate_every, in steps")
 
 
 def tae_demo() -> TAERecipe:
