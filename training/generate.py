@@ -105,7 +105,7 @@ class Generator:
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         folder = find_model(checkpoint, "video")
         trained = read_config(folder)["trained"]
-        tae_folder = _find_tae(folder, trained["tae_sha256"], tae)
+        tae_folder = find_tae(folder, trained["tae_sha256"], tae)
         recipe = trained_recipe(folder)
         assert isinstance(recipe, VideoRecipe)
         encode = CaptionEncoder.of(recipe.text_encoders, device=device)
@@ -189,7 +189,7 @@ class Generator:
         return slowest, max(rule.frames / rule.min_seconds for rule in rules)
 
 
-def _find_tae(folder: Path, sha256: str, given: str | Path | None) -> Path:
+def find_tae(folder: Path, sha256: str, given: str | Path | None) -> Path:
     """The autoencoder a video checkpoint names: the given one, or the copy its run keeps."""
     if given is not None:
         found = find_model(given, "tae")
