@@ -193,6 +193,21 @@ def replay_command(
         raise typer.Exit(1)
 
 
+@train_app.command("page")
+def page_command(
+    run: Annotated[str, typer.Argument(help="The --out of a run, finished or going.", metavar="RUN")],
+    out: Annotated[str | None, typer.Option(help="The HTML file; RUN/page.html by default.", metavar="FILE")] = None,
+) -> None:
+    """Write one self-contained HTML file about a run: its recipe and data, losses, speed, learning rates, pictures.
+
+    Example: cinemill train page out/video
+    """
+    with said_plainly():
+        from api.report.training_run import build_run_page
+
+        print(build_run_page(run, None if out is None else Path(out)))
+
+
 @train_app.command("average")
 def average_command(
     checkpoints: Annotated[list[str], typer.Argument(help="Runs, final folders or checkpoints.", metavar="MODEL...")],
