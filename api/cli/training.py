@@ -303,17 +303,26 @@ def evaluate_video_command(
     manifest: Manifest,
     tae: Tae = None,
     samples: Annotated[int, typer.Option(min=0, help="Also generate from so many training captions and compare.")] = 0,
+    against: Annotated[
+        str | None,
+        typer.Option(help="Another run or checkpoint, compared clip by clip on the same noise.", metavar="URI"),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Flow loss at eight fixed times and fixed noise, beside the best Gaussian denoiser's on the same latents."""
     with said_plainly():
-        from training.evaluation.flow_loss import evaluate_video
+        from training.evaluation.flow_loss import compare_reports, evaluate_video
 
         report = evaluate_video(checkpoint, manifest, tae, samples=samples)
+        if against is not None:
+            report["against"] = compare_reports(report, evaluate_video(against, manifest, tae))
     if as_json:
         print(json.dumps(report))
         return
     _print_flow(report)
+    for split, pairs in report.get("against", {}).items():
+        interval = "" if pairs["ci95"] is None else f" ± {pairs['ci95']:.4f} (95 %)"
+        print(f"  against {against}, {pairs['clips']} {split} clips: {pairs['difference']:+.4f}{interval}")
 
 
 class said_plainly(contextlib.AbstractContextManager):

@@ -119,3 +119,26 @@ def test_models_that_have_no_mean_are_refused_and_nothing_is_written(video_runs,
     with pytest.raises(ValueError, match="models of another max_rows"):
         average_models([video_runs[0], other], out)
     assert not out.exists()
+
+
+def test_two_runs_are_compared_clip_by_clip_and_a_run_with_itself_is_the_same(video_runs, small_snapshot, capsys):
+    words = [
+        "evaluate",
+        "video",
+        "--checkpoint",
+        str(video_runs[0]),
+        "--manifest",
+        small_snapshot,
+        "--json",
+        "--against",
+    ]
+    reports = []
+    for other in video_runs:
+        assert main([*words, str(other)]) == 0
+        reports.append(json.loads(capsys.readouterr().out))
+    itself, another = (report["against"] for report in reports)
+
+    assert itself["train"] == {"clips": 3, "difference": 0.0, "ci95": 0.0}
+    losses = [json.loads((run / "evaluation.json").read_text())["summary"]["train"]["loss"] for run in video_runs]
+    assert another["train"]["difference"] == pytest.approx(losses[0] - losses[1], abs=1e-6)
+    assert another["train"]["ci95"] > 0 and another["validation"]["ci95"] is None

@@ -2,19 +2,24 @@
 
 import json
 import math
+import os
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
 from torch import nn
 
+from models.autoencoders.tae import TAE
 from tests.training.test_loop import Cubic, fetch, make_plan, objective, shape
 from training.checkpoints import newest
 from training.cluster import train_here
 from training.data.loader import Loader
 from training.evaluation.intervals import mean_interval, paired_difference, student_t
-from training.evaluation.validation import ClipMeasured, choose_clips, summarised
+from training.evaluation.reconstruction import ReconstructionValidation
+from training.evaluation.validation import ClipMeasured, choose_clips, losses_by_clip, summarised, validate_everywhere
 from training.loop import STOP_FILE, LoopConfig, NotFinite, Training, run_loop
 from training.metrics import MetricsLog, read_metrics
 from training.optim import OptimizerConfig, Plateau, learning_rate, plateau_events
@@ -82,7 +87,7 @@ def test_a_plateau_that_cannot_work_is_refused(video_recipe, make_lake, rows, ta
     with pytest.raises(ValueError, match="use schedule 'constant'"):
         OptimizerConfig(learning_rate=1.0, schedule="cosine", plateau=Plateau())
     with pytest.raises(ValueError, match="set validate_every"):
-        replace(video_recipe, optimizer=PLATEAU)
+        replace(video_recipe, optimizer=PLATEAU, validate_every=None)
     with pytest.raises(ValueError, match="patience=0"):
         Plateau(patience=0)
     name = make_lake([row | {"split": "train"} for row in rows])
@@ -182,3 +187,26 @@ def test_real_runs_validate_on_the_held_out_clip(small_snapshot, tae_recipe, vid
     assert read_metrics(tae, "step")[0]["frames_per_second"] > 0
     written = json.loads((video / "evaluation.json").read_text())
     assert len(written["clips"]) == 4
+
+
+def _validate_in_worker(rank: int, size: int, folder: str, rows: list, recipe) -> None:
+    torch.set_num_threads(1)
+    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
+    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=size)
+    torch.save(_validated(World(rank=rank, size=size), rows, recipe), f"{folder}/{rank}.pt")
+    dist.destroy_process_group()
+
+
+def _validated(world: World, rows: list, recipe) -> dict[str, float]:
+    torch.manual_seed(0)
+    measured = validate_everywhere(ReconstructionValidation(choose_clips(rows, recipe, 2)), TAE(recipe.model), world)
+    return losses_by_clip(measured)
+
+
+def test_workers_share_the_clips_and_all_see_one_workers_losses(rows, tae_recipe, tmp_path):
+    mp.spawn(_validate_in_worker, args=(2, str(tmp_path), rows[:3], tae_recipe), nprocs=2)
+    alone = _validated(World(), rows[:3], tae_recipe)
+
+    assert len(alone) == 4, "two videos and two pictures"
+    for rank in range(2):
+        assert torch.load(tmp_path / f"{rank}.pt") == alone

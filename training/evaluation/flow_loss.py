@@ -18,6 +18,7 @@ from training.data.pixels import read_window, to_frames
 from training.data.plan import training_caption
 from training.data.text import CaptionEncoder
 from training.encode import LatentStore
+from training.evaluation.intervals import paired_difference
 from training.evaluation.pictures import psnr
 from training.evaluation.reconstruction import write_pair
 from training.evaluation.validation import ClipMeasured
@@ -54,7 +55,8 @@ def evaluate_video(
     report = evaluate_latents(generator, rows, store)
     if samples:
         report["samples"] = compare_samples(generator, rows, store, samples, out)
-    return {"checkpoint": str(generator.folder), "snapshot": opened.name} | report
+    named = {"checkpoint": str(generator.folder), "snapshot": opened.name, "tae_sha256": generator.tae_sha256}
+    return named | report
 
 
 def evaluate_latents(generator: Generator, rows: list[dict[str, Any]], store: LatentStore) -> dict[str, Any]:
@@ -89,6 +91,29 @@ def evaluate_latents(generator: Generator, rows: list[dict[str, Any]], store: La
             summary[split] = {"clips": len(chosen), "loss": sum(c["loss"] for c in chosen) / len(chosen), **bars}
     note = None if "validation" in summary else "no clip is held out: these are training clips"
     return {"kind": "video", "times": fixed_times().tolist(), "clips": clips, "summary": summary, "note": note}
+
+
+def compare_reports(report: dict[str, Any], other: dict[str, Any]) -> dict[str, dict[str, float | None]]:
+    """By split: the mean of report's loss - other's, clip by clip, and half its 95 % interval.
+
+    ValueError where the latents are not the same ones: their losses are no measure of each other.
+    """
+    if report["tae_sha256"] != other["tae_sha256"]:
+        raise ValueError(
+            f"{report['checkpoint']} and {other['checkpoint']} were trained on latents of different autoencoders; "
+            "their losses cannot be compared"
+        )
+    compared: dict[str, dict[str, float | None]] = {}
+    for split in report["summary"]:
+        mine, theirs = (
+            {f"{c['clip_id']}/{c['bucket']}": c["loss"] for c in r["clips"] if c["split"] == split}
+            for r in (report, other)
+        )
+        difference = paired_difference(theirs, mine)
+        if difference is not None:
+            pairs = len(mine.keys() & theirs.keys())
+            compared[split] = {"clips": pairs, "difference": difference[0], "ci95": difference[1]}
+    return compared
 
 
 @torch.no_grad()
