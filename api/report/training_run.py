@@ -74,7 +74,10 @@ def gather_run(folder: Path) -> dict[str, Any]:
             title="share of a step spent waiting for data, in percent, by step",
         ),
         "learning_rate": draw_lines(
-            [("smooth", _curve(steps, "learning_rate"))], [], title="learning rate by step", logarithmic=True
+            [("smooth", [(step, 1000 * rate) for step, rate in _curve(steps, "learning_rate")])],
+            [],
+            title="learning rate by step, in thousandths",
+            logarithmic=True,
         ),
         "events": _of(lines, "learning_rate"),
         "pairs": _pairs(folder, run["kind"]),

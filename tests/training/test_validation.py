@@ -58,6 +58,7 @@ def test_a_summary_has_every_bucket_and_the_change_since_the_last():
     assert values["change"] == -1.0 and values["change_ci95"] == 0.0
     assert "loss/image_ci95" not in values and values["loss/video_ci95"] == pytest.approx(12.706)
     assert values["loss_by_time"] == [2.0, 4.0]
+    assert values["num_clips"] == 2 and values["loss_ci95"] == 0.0, "a clip in two buckets is one clip: both average 3"
 
 
 def test_the_same_few_clips_of_each_bucket_are_chosen_in_any_order(rows, video_recipe):

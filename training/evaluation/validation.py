@@ -11,7 +11,7 @@ from torch import nn
 
 from training.data.buckets import Bucket
 from training.data.plan import Planned
-from training.evaluation.intervals import mean_interval, paired_difference
+from training.evaluation.intervals import mean_interval
 from training.world import World
 
 
@@ -70,19 +70,28 @@ def summarised(clips: Sequence[ClipMeasured], previous: Mapping[str, float]) -> 
     """A log line's values: means, half-widths of 95 % intervals over clips, per bucket, and the change since `previous`.
 
     Names ending in _ci95 are half-widths; they are missing where there is one clip only. A loss per bucket is `loss/BUCKET`.
+    A clip measured in two buckets counts once in the whole, by its mean: its two losses are not independent.
     """
-    values: dict[str, Any] = {"num_clips": len(clips)}
+    values: dict[str, Any] = {"num_clips": len({clip.clip_id for clip in clips})}
     for name in clips[0].numbers:
-        _put(values, name, mean_interval([clip.numbers[name] for clip in clips]))
+        _put(values, name, mean_interval(_by_clip({clip.name: clip.numbers[name] for clip in clips})))
     for bucket in sorted({clip.bucket for clip in clips}):
         _put(values, f"loss/{bucket}", mean_interval([c.numbers["loss"] for c in clips if c.bucket == bucket]))
-    change = paired_difference(previous, losses_by_clip(clips))
-    if change is not None:
-        _put(values, "change", change)
+    changes = {c.name: c.numbers["loss"] - previous[c.name] for c in clips if c.name in previous}
+    if changes:
+        _put(values, "change", mean_interval(_by_clip(changes)))
     timed = [clip.by_time for clip in clips if clip.by_time]
     if timed:
         values["loss_by_time"] = [sum(column) / len(column) for column in zip(*timed, strict=True)]
     return values | {"clips": [asdict(clip) for clip in clips]}
+
+
+def _by_clip(numbers: Mapping[str, float]) -> list[float]:
+    """One number a clip: the mean of its buckets'."""
+    found: dict[str, list[float]] = {}
+    for name, number in numbers.items():
+        found.setdefault(name.split("/")[0], []).append(number)
+    return [sum(several) / len(several) for several in found.values()]
 
 
 def _put(values: dict[str, Any], name: str, interval: tuple[float, float | None]) -> None:
