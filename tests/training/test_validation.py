@@ -211,3 +211,14 @@ def test_workers_share_the_clips_and_all_see_one_workers_losses(rows, tae_recipe
     assert len(alone) == 4, "two videos and two pictures"
     for rank in range(2):
         assert torch.load(tmp_path / f"{rank}.pt") == alone
+
+
+def test_validating_changes_no_step(small_snapshot, tae_recipe, tmp_path):
+    losses = []
+    for every in (None, 1):
+        out = tmp_path / str(every)
+        recipe = replace(tae_recipe, validate_every=every, steps=3)
+        assert train_here(prepare_run("tae", small_snapshot, recipe, out), World())
+        losses.append([line["loss"] for line in read_metrics(out, "step")])
+
+    assert losses[0] == losses[1]
