@@ -75,6 +75,7 @@ class VideoRecipe:
     autocast: bool = False
     validate_every: int | None = None
     validate_clips: int = 64
+    sample_every: int | None = None  # steps between pictures of what a few captions become
     grow: Literal["extend", "interpolate"] = "extend"  # larger position tables than those of the stage before
 
     def __post_init__(self) -> None:
@@ -122,6 +123,7 @@ def video_demo() -> VideoRecipe:
         steps=600,  # 0.12 to 0.23 s each on two cores
         checkpoint_every=200,
         validate_every=100,
+        sample_every=200,
     )
 
 
@@ -133,6 +135,7 @@ def _demo_stage(name: str, **differences: Any) -> VideoRecipe:
         "buckets": demo_buckets(),
         "checkpoint_every": 100,
         "validate_every": 20,
+        "sample_every": 20,
     }
     return VideoRecipe(name=name, **(values | differences))
 

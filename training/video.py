@@ -4,6 +4,7 @@ import json
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ from training.data.plan import Plan, Sample
 from training.data.text import CaptionEncoder
 from training.encode import LatentStore, fill_cache, latent_shape
 from training.evaluation.flow_loss import FlowValidation, compare_samples, evaluate_latents
+from training.evaluation.sample_grid import SampleGrid
 from training.evaluation.validation import choose_clips
 from training.generate import Generator
 from training.loop import Training, run_loop
@@ -57,6 +59,7 @@ def train_transformer(run: Run, world: World) -> bool:
         log=log,
         validate=setup.validate,
         work=setup.work,
+        after_step=sample_grid(run, setup) if world.is_first and recipe.sample_every else None,
     )
     setup.loader.close()
     if done and world.is_first:
@@ -117,6 +120,15 @@ def set_up_transformer(run: Run, world: World, checkpoint: Checkpoint | None) ->
         latents=latents,
         num_validation=len(validation),
     )
+
+
+def sample_grid(run: Run, setup: TransformerSetup) -> SampleGrid:
+    """Pictures of the first few training captions as the run goes."""
+    model, recipe = setup.training.model, run.recipe
+    assert isinstance(model, VideoTransformer) and run.tae_sha256 is not None
+    generator = Generator(run.out, model, setup.store.tae, run.tae_sha256, setup.encode, recipe)
+    shapes = ((setup.plan.rows[index], recipe.assign(setup.plan.rows[index])) for index in sorted(setup.plan.bucket_of))
+    return SampleGrid(generator, list(islice(shapes, NUM_SAMPLES)), run.out, recipe.sample_every)
 
 
 def first_weights(run: Run, checkpoint: Checkpoint | None) -> VideoTransformer:

@@ -9,9 +9,14 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from PIL import Image
+
 from api.report.drawings import Bar, Drawing, draw_dots, draw_lines, smoothed
 from api.report.learning import Pair, read_autoencoder, read_flow
+from api.report.media import jpeg
 from api.report.page import render
+from training.evaluation.sample_grid import read_grid
 from training.metrics import read_metrics
 from training.runs import local_folder
 
@@ -80,6 +85,7 @@ def gather_run(folder: Path) -> dict[str, Any]:
             logarithmic=True,
         ),
         "events": _of(lines, "learning_rate"),
+        "grid": _grid(folder),
         "pairs": _pairs(folder, run["kind"]),
     }
 
@@ -141,6 +147,18 @@ def _buckets(validation: Mapping[str, Any]) -> list[Validated]:
         )
         for name in names
     ]
+
+
+def _grid(folder: Path, most: int = 8) -> list[tuple[int, list[str]]]:
+    """At most so many rows of pictures, evenly over the run, the last among them."""
+    rows = read_grid(folder)
+    chosen = rows[:: -max(1, -(-len(rows) // most))][::-1]
+    return [(step, [_picture(path) for path in paths]) for step, paths in chosen]
+
+
+def _picture(path: Path) -> str:
+    with Image.open(path) as image:
+        return jpeg(np.asarray(image.convert("RGB")))
 
 
 def _pairs(folder: Path, kind: str) -> tuple[Pair, ...]:

@@ -7,11 +7,13 @@ from itertools import pairwise
 import pytest
 import torch
 
+from api.report.training_run import build_run_page
 from models.weights import load_model, read_config
 from training.averaging import average_models
 from training.cluster import train_here
 from training.data.buckets import demo_buckets
 from training.data.plan import BatchSize, Plan
+from training.evaluation.sample_grid import read_grid
 from training.generate import generate
 from training.metrics import read_metrics
 from training.recipes import STAGES, load_video_recipe
@@ -74,7 +76,9 @@ def stages_of(video_recipe):
     def tiny(name, side, frames, places, **more):
         model = replace(video_recipe.model, max_frames=frames, max_rows=places, max_cols=places)
         buckets = demo_buckets(frames=8, fps=8.0, side=side)
-        return replace(video_recipe, name=name, model=model, buckets=buckets, steps=2, validate_every=1, **more)
+        return replace(
+            video_recipe, name=name, model=model, buckets=buckets, steps=2, validate_every=1, sample_every=1, **more
+        )
 
     return [
         tiny("t2i", 32, 1, 2, batch=BatchSize(videos=0, images=3)),
@@ -99,6 +103,11 @@ def test_a_chain_of_stages_hands_its_weights_on_and_ends_in_an_average(small_sna
             assert torch.equal(grown.positions.row[:2], start.positions.row)
             assert losses[0]["loss/1f-32x32"] == pytest.approx(left["loss/1f-32x32"], rel=0.02)
         before = out
+    grids = [read_grid(tmp_path / name) for name in ("t2i", "high")]
+    assert [[(step, len(paths)) for step, paths in grid] for grid in grids] == [[(1, 3), (2, 3)]] * 2
+    assert (
+        '<td class="number">step 2</td><td><img src="data:image/jpeg' in build_run_page(tmp_path / "high").read_text()
+    )
     pictures = generate(tmp_path / "t2i", "a bee", tmp_path / "bee.mp4", steps=2)
     assert (pictures.frames, pictures.height) == (1, 32)
 
