@@ -1,6 +1,7 @@
 """Train a temporal autoencoder from a snapshot, start to end, in this process: plan, loop, latent statistics, evaluation."""
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -9,16 +10,17 @@ from torch import nn
 from curation.clips import UnreadableVideo, open_snapshot
 from models.autoencoders.tae import TAE
 from models.weights import save_model
-from training.checkpoints import newest
+from training.checkpoints import Checkpoint, newest
 from training.data.loader import Loader
 from training.data.pixels import WindowReader, pixel_shape, read_window, to_signal
-from training.data.plan import Plan
-from training.evaluation.reconstruction import evaluate_rows
+from training.data.plan import Plan, Sample
+from training.evaluation.reconstruction import ReconstructionValidation, evaluate_rows
+from training.evaluation.validation import choose_clips
 from training.loop import Training, run_loop
 from training.metrics import MetricsLog
 from training.objectives.adversarial import AdversarialObjective
 from training.recipes import recipe_hash
-from training.runs import Run, check_plan, described, loop_config, open_log, split_rows
+from training.runs import Run, Setup, check_plan, described, loop_config, open_log, split_rows
 from training.world import World
 
 
@@ -26,18 +28,50 @@ def train_autoencoder(run: Run, world: World) -> bool:
     """Fill run.out; True when finished, False when stopped on request. A run with checkpoints continues."""
     recipe = run.recipe
     rows = open_snapshot(run.snapshot).kept_clips().to_pylist()
+    setup = set_up_autoencoder(run, world, newest(run.out))
+    plan, training = setup.plan, setup.training
+    log = open_log(run, world, plan, sum(row["split"] != "train" for row in rows), training)
+    done = run_loop(
+        training,
+        setup.objective,
+        setup.loader,
+        loop_config(recipe),
+        out=run.out,
+        world=world,
+        num_rows=len(plan.bucket_of),
+        state={"plan_hash": plan.hash(), "recipe_hash": recipe_hash(recipe), "snapshot": run.snapshot},
+        extra={"trained": described(run, recipe.steps)},
+        log=log,
+        validate=setup.validate,
+        work=setup.work,
+    )
+    setup.loader.close()
+    if done and world.is_first:
+        model = training.model
+        assert isinstance(model, TAE)
+        training.average.copy_to(model)
+        finish(run, model.eval(), plan, rows, log)
+    if log:
+        log.write("finished" if done else "stopped", at_step=training.step)
+        log.close()
+    world.wait()
+    return done
+
+
+def set_up_autoencoder(run: Run, world: World, checkpoint: Checkpoint | None) -> Setup:
+    """Everything a step needs, at `checkpoint` or at the run's start; writes nothing."""
+    recipe = run.recipe
+    rows = open_snapshot(run.snapshot).kept_clips().to_pylist()
     train, validation = split_rows(rows, recipe, run.snapshot)
     plan = Plan(train, recipe, recipe.seed)
+    check_plan(checkpoint, plan)
     torch.manual_seed(recipe.seed)
     model = TAE(recipe.model)
     narrow_posterior(model, recipe.initial_logvar)
-    checkpoint = newest(run.out)
-    check_plan(checkpoint, plan)
     critic = None
     if recipe.adversarial:
         critic = AdversarialObjective(recipe.objective, recipe.adversarial, world.device)
     training = Training.start(model.to(world.device), recipe.optimizer, checkpoint, critic)
-    log = open_log(run, world, plan, len(validation), training)
     loader = Loader(
         plan,
         WindowReader(plan, recipe.pixel_memory_bytes),
@@ -47,27 +81,20 @@ def train_autoencoder(run: Run, world: World) -> bool:
         micro_batch=recipe.micro_batch,
         last_step=recipe.steps,
     )
-    done = run_loop(
-        training,
-        critic or recipe.objective,
-        loader,
-        loop_config(recipe),
-        out=run.out,
-        world=world,
-        num_rows=len(plan.bucket_of),
-        state={"plan_hash": plan.hash(), "recipe_hash": recipe_hash(recipe), "snapshot": run.snapshot},
-        extra={"trained": described(run, recipe.steps)},
-        log=log,
+    clips = choose_clips(validation, recipe, recipe.validate_clips)
+    return Setup(
+        plan=plan,
+        training=training,
+        objective=critic or recipe.objective,
+        loader=loader,
+        validate=ReconstructionValidation(clips) if clips else None,
+        work=count_frames,
     )
-    loader.close()
-    if done and world.is_first:
-        training.average.copy_to(model)
-        finish(run, model.eval(), plan, rows, log)
-    if log:
-        log.write("finished" if done else "stopped", at_step=training.step)
-        log.close()
-    world.wait()
-    return done
+
+
+def count_frames(samples: Sequence[Sample]) -> dict[str, float]:
+    """Frames of a global batch."""
+    return {"frames": float(sum(sample.bucket.frames for sample in samples))}
 
 
 def finish(run: Run, model: TAE, plan: Plan, rows: list[dict[str, Any]], log: MetricsLog | None) -> None:

@@ -67,14 +67,19 @@ def train_video(
     out: str | Path,
     *,
     tae: str | Path,
+    start: str | Path | None = None,
     workers: int = 1,
     resume: bool = False,
     address: str | None = None,
     progress: ShowProgress | None = None,
 ) -> Path:
-    """Train a video transformer on latents of the autoencoder `tae`; otherwise as `train_tae`."""
+    """Train a video transformer on latents of the autoencoder `tae`; otherwise as `train_tae`.
+
+    With `start`, from the weights of the stage before, whose position tables grow to the recipe's.
+    """
     _check_call(recipe, workers, address)
-    return _train(prepare_run("video", snapshot, recipe, out, resume=resume, tae=tae), workers, address, progress)
+    run = prepare_run("video", snapshot, recipe, out, resume=resume, tae=tae, start=start)
+    return _train(run, workers, address, progress)
 
 
 def _check_call(recipe: TAERecipe | VideoRecipe, workers: int, address: str | None) -> None:

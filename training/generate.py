@@ -69,7 +69,7 @@ def generate(
         prompt, bucket, rate, steps=steps, guidance=guidance, seed=seed, schedule_name=schedule, on_step=on_step
     )
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_video(path, pictures, rate)
+    write_video(path, pictures, rate or 1.0)  # a picture is one second of video
     return Generated(
         path=path,
         prompt=prompt,
@@ -105,7 +105,7 @@ class Generator:
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         folder = find_model(checkpoint, "video")
         trained = read_config(folder)["trained"]
-        tae_folder = _find_tae(folder, trained["tae_sha256"], tae)
+        tae_folder = find_tae(folder, trained["tae_sha256"], tae)
         recipe = trained_recipe(folder)
         assert isinstance(recipe, VideoRecipe)
         encode = CaptionEncoder.of(recipe.text_encoders, device=device)
@@ -125,8 +125,9 @@ class Generator:
         return next(self.model.parameters()).device
 
     def buckets(self) -> list[Bucket]:
-        """The shapes of video this checkpoint was trained on, the default first."""
-        return [bucket for bucket in self.recipe.buckets.buckets() if bucket.frames > 1]
+        """The shapes of video this checkpoint was trained on, the default first; a text-to-image stage's are pictures."""
+        trained_on_videos = self.recipe.batch.videos > 0
+        return [bucket for bucket in self.recipe.buckets.buckets() if (bucket.frames > 1) == trained_on_videos]
 
     def choose(
         self, frames: int | None, height: int | None, width: int | None, fps: float | None
@@ -178,7 +179,9 @@ class Generator:
         return to_frames(decode_tiled(self.tae, latents, bucket.frames)[0].cpu().numpy())
 
     def _rates(self, bucket: Bucket) -> tuple[float, float]:
-        """Slowest and fastest frame rate that clips of this bucket had in training."""
+        """Slowest and fastest frame rate that clips of this bucket had in training; 0 for a picture."""
+        if bucket.frames == 1:
+            return 0.0, 0.0
         if bucket.fps:
             return bucket.fps, bucket.fps
         rules = [rule for rule in self.recipe.buckets.durations if rule.frames == bucket.frames and rule.fps is None]
@@ -186,7 +189,7 @@ class Generator:
         return slowest, max(rule.frames / rule.min_seconds for rule in rules)
 
 
-def _find_tae(folder: Path, sha256: str, given: str | Path | None) -> Path:
+def find_tae(folder: Path, sha256: str, given: str | Path | None) -> Path:
     """The autoencoder a video checkpoint names: the given one, or the copy its run keeps."""
     if given is not None:
         found = find_model(given, "tae")

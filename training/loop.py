@@ -17,8 +17,18 @@ from torch import Tensor, nn
 
 from training.checkpoints import Checkpoint, load_checkpoint, save_checkpoint
 from training.data.groups import Group
+from training.data.plan import Sample, batch_hash
+from training.evaluation.validation import Validate, losses_by_clip, summarised, validate_everywhere
 from training.metrics import MetricsLog
-from training.optim import MovingAverage, OptimizerConfig, build_optimizer, learning_rate
+from training.optim import (
+    MovingAverage,
+    OptimizerConfig,
+    RateEvent,
+    build_optimizer,
+    learning_rate,
+    plateau_events,
+)
+from training.throughput import Throughput, Work
 from training.world import World
 
 STOP_FILE = "STOP"  # written into the run's folder by whoever wants it to save and leave
@@ -45,10 +55,11 @@ class Batches(Protocol):
     """Where groups come from."""
 
     def step(self, step: int) -> list[Group]: ...
+    def planned(self, step: int) -> list[Sample]: ...
 
 
 class NotFinite(RuntimeError):
-    """The loss is no number any more; going on would only overwrite good weights."""
+    """A loss or its gradient is no number any more; going on would only overwrite good weights."""
 
 
 class TooManyUnreadable(RuntimeError):
@@ -66,6 +77,7 @@ class LoopConfig:
     log_every: int = 1
     autocast: bool = False  # bfloat16 compute on CUDA; weights, optimizer and average stay float32
     max_unreadable_share: float = 0.001  # of the rows; one row is always forgiven
+    validate_every: int | None = None  # steps
 
 
 @dataclass
@@ -78,6 +90,9 @@ class Training:
     companion: Companion | None = None
     step: int = 0  # steps done
     unreadable: set[str] = field(default_factory=set)
+    validations: list[tuple[int, float]] = field(default_factory=list)  # (steps done, mean loss)
+    last_validation: dict[str, float] = field(default_factory=dict)  # losses by clip, which the next one is paired with
+    rate_events: list[RateEvent] = field(default_factory=list)
 
     @classmethod
     def start(
@@ -93,7 +108,19 @@ class Training:
         if checkpoint:
             state = load_checkpoint(checkpoint, model=model, average=average, optimizer=optimizer, companion=companion)
             training.step, training.unreadable = checkpoint.step, set(state["unreadable"])
+            training.validations = [(step, loss) for step, loss in state.get("validations", ())]
+            training.last_validation = state.get("last_validation", {})
+            training.rate_events = [(step, rate) for step, rate in state.get("rate_events", ())]
         return training
+
+    def described(self) -> dict[str, Any]:
+        """What a checkpoint says of it beside the tensors."""
+        return {
+            "unreadable": sorted(self.unreadable),
+            "validations": self.validations,
+            "last_validation": self.last_validation,
+            "rate_events": self.rate_events,
+        }
 
 
 def run_loop(
@@ -109,23 +136,38 @@ def run_loop(
     extra: dict[str, Any] | None = None,
     log: MetricsLog | None = None,
     after_step: Callable[[int], None] | None = None,
+    validate: Validate | None = None,
+    work: Work | None = None,
 ) -> bool:
     """Train from `training.step` to `config.steps`; True when done, False when asked to stop before.
 
     Checkpoints every `checkpoint_every` steps, at the end, and when a file named STOP appears in `out`. `state` (hashes
-    and names) travels in every checkpoint. Only the first worker writes.
+    and names) travels in every checkpoint. Only the first worker writes. With `validate`, the held-out clips are
+    measured before the first step, every `validate_every` steps and at the end. `work` counts what a batch costs.
     """
     limit = max(1, int(config.max_unreadable_share * num_rows))
+    throughput = Throughput(work, world)
     began, seen = time.monotonic(), training.step
+    if validate and config.validate_every and not training.validations:
+        _validate(training, validate, config, world, log)
     while training.step < config.steps:
         step = training.step
+        throughput.begin()
         groups = batches.step(step)
+        throughput.loaded()
         failed = [clip_id for group in groups for clip_id in group.unreadable]
         reports = world.gather((failed, (out / STOP_FILE).exists()))  # all workers stop at the same step, or none
         training.unreadable.update(*(names for names, _ in reports))
         stop = any(asked for _, asked in reports)
-        numbers = train_step(training, objective, groups, config, step, world)
+        try:
+            numbers = train_step(training, objective, groups, config, step, world)
+        except NotFinite as error:
+            if log:
+                log.write("not_finite", at_step=step + 1, why=str(error))
+            raise
         training.step += 1
+        planned = batches.planned(step) if log else []
+        throughput.done(planned)
         if len(training.unreadable) > limit:
             raise TooManyUnreadable(
                 f"{len(training.unreadable)} of {num_rows} rows do not decode (at most {limit} may): "
@@ -134,8 +176,12 @@ def run_loop(
         if log and (training.step % config.log_every == 0 or training.step == config.steps):
             seconds = time.monotonic() - began
             numbers["steps_per_second"] = (training.step - seen) / seconds
-            log.write("step", step=training.step, seconds=round(seconds, 3), **numbers)
-        if training.step % config.checkpoint_every == 0 or training.step == config.steps or stop:
+            numbers |= throughput.numbers()
+            log.write("step", step=training.step, seconds=round(seconds, 3), batch=batch_hash(planned), **numbers)
+        last = training.step == config.steps
+        if validate and config.validate_every and (training.step % config.validate_every == 0 or last):
+            _validate(training, validate, config, world, log)
+        if training.step % config.checkpoint_every == 0 or last or stop:
             _save(training, config, out, world, state, extra)
         if after_step:
             after_step(training.step)
@@ -148,7 +194,7 @@ def train_step(
     training: Training, objective: Objective, groups: list[Group], config: LoopConfig, step: int, world: World
 ) -> dict[str, float]:
     """One update from this worker's groups; returns the global batch's numbers, equal on every worker."""
-    rate = learning_rate(config.optimizer, step, config.steps)
+    rate = learning_rate(config.optimizer, step, config.steps, training.rate_events)
     for group in training.optimizer.param_groups:
         group["lr"] = rate
     training.optimizer.zero_grad(set_to_none=True)
@@ -159,11 +205,10 @@ def train_step(
     if count == 0:  # every row of the batch failed to decode: nothing to learn, nothing to divide by
         return {"learning_rate": rate, "samples": 0.0}
     if not math.isfinite(sums["loss"]):
-        clips = sorted({sample.clip_id for group in groups for sample in group.samples})
-        raise NotFinite(
-            f"the loss of step {step + 1} is {sums['loss']}, on clips {', '.join(clips[:5])}; checkpoints stay"
-        )
+        raise NotFinite(_blame(training, objective, groups, config, world, f"loss of step {step + 1}", rate))
     norm = nn.utils.clip_grad_norm_(training.model.parameters(), config.optimizer.clip_norm)
+    if not torch.isfinite(norm):
+        raise NotFinite(_blame(training, objective, groups, config, world, f"gradient of step {step + 1}", rate))
     training.optimizer.step()
     training.average.update(training.model)
     means = {name: value / count for name, value in sums.items()}
@@ -206,6 +251,46 @@ def accumulate(
     return {"count": float(totals[0]), **dict(zip(names, totals[1:].tolist(), strict=True))}
 
 
+def _blame(
+    training: Training,
+    objective: Objective,
+    groups: list[Group],
+    config: LoopConfig,
+    world: World,
+    what: str,
+    rate: float,
+) -> str:
+    """What is no number, and the clips whose own loss is none; all of the batch where each alone has one."""
+    mine = []
+    for group in groups:
+        with torch.autocast(world.device.type, dtype=torch.bfloat16, enabled=config.autocast):
+            losses, _ = objective(training.model, _on(group, world.device))
+        mine += [s.clip_id for s, loss in zip(group.samples, losses.tolist(), strict=True) if not math.isfinite(loss)]
+    every = [sample.clip_id for group in groups for sample in group.samples]
+    blamed, batch = (sorted({c for part in world.gather(found) for c in part}) for found in (mine, every))
+    return (
+        f"the {what} is no finite number, on clips {', '.join((blamed or batch)[:5])}; checkpoints stay. "
+        f"Look at these clips, or lower the learning rate ({rate:.3g})"
+    )
+
+
+def _validate(training: Training, validate: Validate, config: LoopConfig, world: World, log: MetricsLog | None) -> None:
+    """Measure, log, and lower the learning rate where the recipe's plateau says so."""
+    clips = validate_everywhere(validate, training.model, world)
+    if not clips:
+        return
+    values = summarised(clips, training.last_validation)
+    training.validations.append((training.step, values["loss"]))
+    training.last_validation = losses_by_clip(clips)
+    events = plateau_events(config.optimizer, training.validations)
+    new = events[len(training.rate_events) :]
+    training.rate_events = events
+    if log:
+        log.write("validation", step=training.step, **values)
+        for step, rate in new:
+            log.write("learning_rate", step=step, learning_rate=rate, why="the validation loss stopped falling")
+
+
 def _on(group: Group, device: torch.device) -> Group:
     if group.data.device == device:
         return group
@@ -225,7 +310,7 @@ def _save(
             average=training.average,
             optimizer=training.optimizer,
             companion=training.companion,
-            state=state | {"unreadable": sorted(training.unreadable)},
+            state=state | training.described(),
             keep=config.keep_checkpoints,
             extra=extra,
         )

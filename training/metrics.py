@@ -55,7 +55,8 @@ class MetricsTail:
 def read_metrics(out: str | Path, event: str | None = None) -> list[dict[str, Any]]:
     """The lines of a run, oldest first; of a step that ran twice (after a resume) only the last line.
 
-    A half-written last line is left out: the run may be writing it now.
+    What a resume went back behind is gone: on other workers the repeated steps may differ in their last bits, and so may
+    what followed from them. A half-written last line is left out: the run may be writing it now.
     """
     path = Path(out) / "metrics.jsonl"
     lines: dict[Any, dict[str, Any]] = {}
@@ -64,6 +65,8 @@ def read_metrics(out: str | Path, event: str | None = None) -> list[dict[str, An
             values = json.loads(line)
         except json.JSONDecodeError:
             continue
+        if values["event"] == "resume":
+            lines = {key: kept for key, kept in lines.items() if kept.get("step", 0) <= values["at_step"]}
         key = (values["event"], values["step"]) if "step" in values else number
         lines.pop(key, None)
         lines[key] = values

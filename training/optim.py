@@ -1,11 +1,28 @@
 """AdamW with its exclusions, the learning rate of a step, the gradient clip, and the moving average of weights."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plateau:
+    """Lower the rate when the validation loss has stopped falling (section 5: halved; the paper gives no patience)."""
+
+    patience: int = 5  # validations in a row that are not better than the best before them
+    factor: float = 0.5
+    threshold: float = 1e-3  # share of the best loss by which a lower one counts as better
+    min_learning_rate: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.patience < 1 or not 0 < self.factor < 1:
+            raise ValueError(
+                f"patience={self.patience} must be at least 1 and factor={self.factor} lie between 0 and 1; the paper halves: 0.5"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,8 +38,13 @@ class OptimizerConfig:
     warmup_steps: int = 0
     final_share: float = 0.0  # of the learning rate, at the end of a cosine
     ema_decay: float = 0.9999
+    plateau: Plateau | None = None
 
     def __post_init__(self) -> None:
+        if self.plateau and self.schedule != "constant":
+            raise ValueError(
+                f"schedule={self.schedule!r} and a plateau would both lower the rate; use schedule 'constant'"
+            )
         if not 0 <= self.ema_decay < 1:
             raise ValueError(f"ema_decay={self.ema_decay} must lie in [0, 1); 0.9999 averages about 10,000 steps")
 
@@ -43,15 +65,39 @@ def build_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.Ad
     return torch.optim.AdamW(groups, lr=config.learning_rate, betas=config.betas, eps=config.eps)
 
 
-def learning_rate(config: OptimizerConfig, step: int, steps: int) -> float:
-    """The rate of step `step` (0-based) of `steps`: a linear warm-up, then constant or half a cosine."""
+RateEvent = tuple[int, float]  # (steps done when it was decided, learning rate from then on)
+
+
+def learning_rate(config: OptimizerConfig, step: int, steps: int, events: Sequence[RateEvent] = ()) -> float:
+    """The rate of step `step` (0-based) of `steps`: a linear warm-up, then constant or half a cosine.
+
+    `events` replace the configured rate from their step on; the latest one counts.
+    """
+    rate = next((rate for since, rate in reversed(events) if since <= step), config.learning_rate)
     if step < config.warmup_steps:
-        return config.learning_rate * (step + 1) / config.warmup_steps
+        return rate * (step + 1) / config.warmup_steps
     if config.schedule == "constant":
-        return config.learning_rate
+        return rate
     through = (step - config.warmup_steps) / max(1, steps - config.warmup_steps)
     share = config.final_share + (1 - config.final_share) * 0.5 * (1 + math.cos(math.pi * through))
-    return config.learning_rate * share
+    return rate * share
+
+
+def plateau_events(config: OptimizerConfig, history: Sequence[tuple[int, float]]) -> list[RateEvent]:
+    """Every lowering of the rate that the validations (steps done, loss) call for: nothing but a function of them."""
+    if config.plateau is None:
+        return []
+    best, waited, rate, events = math.inf, 0, config.learning_rate, []
+    for step, loss in history:
+        if loss < best * (1 - config.plateau.threshold):
+            best, waited = loss, 0
+            continue
+        waited += 1
+        lowered = rate * config.plateau.factor
+        if waited >= config.plateau.patience and lowered >= config.plateau.min_learning_rate:
+            rate, waited = lowered, 0
+            events.append((step, rate))
+    return events
 
 
 class MovingAverage:

@@ -11,17 +11,17 @@ import typing
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields, is_dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from models.autoencoders.tae import SIZES as TAE_SIZES
 from models.autoencoders.tae import TAEConfig
 from models.video.transformer import SIZES as TRANSFORMER_SIZES
 from models.video.transformer import TransformerConfig
-from training.data.buckets import BucketTable, demo_buckets, paper_buckets
+from training.data.buckets import Bucket, BucketTable, DurationRule, Size, demo_buckets, paper_buckets
 from training.data.plan import BatchSize
 from training.objectives.adversarial import AdversarialConfig
 from training.objectives.autoencoder import AutoencoderObjective
-from training.optim import OptimizerConfig
+from training.optim import OptimizerConfig, Plateau
 
 Recipe = TypeVar("Recipe", "TAERecipe", "VideoRecipe")
 
@@ -46,6 +46,13 @@ class TAERecipe:
     fps_tag: bool = False  # the autoencoder reads no captions
     autocast: bool = False
     pixel_memory_bytes: int = 1 << 30  # sets whose decoded clips fit are decoded once
+    validate_every: int | None = None  # steps between measurements of the held-out clips; None: none
+    validate_clips: int = 64  # of each bucket, at most
+
+    def __post_init__(self) -> None:
+        if not self.batch.videos:
+            raise ValueError("an autoencoder's batch holds at least one video; images alone teach it nothing of time")
+        _check_plateau(self)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,6 +73,23 @@ class VideoRecipe:
     seed: int = 0
     fps_tag: bool = True
     autocast: bool = False
+    validate_every: int | None = None
+    validate_clips: int = 64
+    sample_every: int | None = None  # steps between pictures of what a few captions become
+    grow: Literal["extend", "interpolate"] = "extend"  # larger position tables than those of the stage before
+
+    def __post_init__(self) -> None:
+        _check_plateau(self)
+
+    def assign(self, row: Mapping[str, Any]) -> Bucket | str:
+        """The shape a row is trained in, a single frame in a text-to-image stage, or why it is in none."""
+        bucket = self.buckets.assign(row)
+        return bucket if isinstance(bucket, str) or self.batch.videos else bucket.image()
+
+
+def _check_plateau(recipe: "TAERecipe | VideoRecipe") -> None:
+    if recipe.optimizer.plateau and not recipe.validate_every:
+        raise ValueError("optimizer.plateau reads validation losses; set validate_every, in steps")
 
 
 def tae_demo() -> TAERecipe:
@@ -81,6 +105,7 @@ def tae_demo() -> TAERecipe:
         batch=BatchSize(videos=3, images=1),  # section 2.4: one image to three videos
         steps=800,  # 0.15 to 0.33 s each on two cores; 500 give 1 dB less
         checkpoint_every=200,
+        validate_every=100,
     )
 
 
@@ -97,54 +122,186 @@ def video_demo() -> VideoRecipe:
         batch=BatchSize(videos=8),
         steps=600,  # 0.12 to 0.23 s each on two cores
         checkpoint_every=200,
+        validate_every=100,
+        sample_every=200,
     )
 
 
-def _paper_video(name: str, resolution: int, **differences: Any) -> VideoRecipe:
-    """The 30B model of Table 1. The paper's text encoders (UL2, Long-prompt MetaCLIP, ByT5) are not public or not here;
-    a sentence encoder and a byte encoder stand where its prompt-level and character-level ones do."""
-    return VideoRecipe(
-        name=name,
-        model=replace(TRANSFORMER_SIZES["30b"], text_widths=(384, 256)),
-        text_encoders=("minilm", "quoted-bytes"),
-        buckets=paper_buckets(resolution),
-        keep_checkpoints=5,
-        checkpoint_every=1000,
-        micro_batch=1,
-        autocast=True,  # section 5: bf16, remembered, not printed
-        **differences,
+def _demo_stage(name: str, **differences: Any) -> VideoRecipe:
+    """The paper's stages in miniature: what changes between them is what changes in the paper, sizes are a demo's."""
+    values: dict[str, Any] = {
+        "text_encoders": ("minilm",),
+        "optimizer": OptimizerConfig(learning_rate=1e-3, warmup_steps=10, ema_decay=0.99),
+        "buckets": demo_buckets(),
+        "checkpoint_every": 100,
+        "validate_every": 20,
+        "sample_every": 20,
+    }
+    return VideoRecipe(name=name, **(values | differences))
+
+
+def video_demo_t2i() -> VideoRecipe:
+    """Pictures of 64 px: 16 tokens, tables of 4 x 4 places and one moment."""
+    return _demo_stage(
+        "video_demo_t2i",
+        model=replace(TRANSFORMER_SIZES["demo"], max_frames=1, max_rows=4, max_cols=4),
+        batch=BatchSize(videos=0, images=8),
+        steps=100,
+    )
+
+
+def video_demo_joint() -> VideoRecipe:
+    """Videos of 16 frames, one picture to ten; spatial tables doubled, the rate halved when the held-out loss stalls."""
+    return _demo_stage(
+        "video_demo_joint",
+        model=replace(TRANSFORMER_SIZES["demo"], max_frames=2, max_rows=8, max_cols=8),
+        optimizer=OptimizerConfig(learning_rate=1e-3, warmup_steps=10, ema_decay=0.99, plateau=Plateau(patience=3)),
+        batch=BatchSize(videos=10, images=1),
+        steps=200,
+    )
+
+
+def video_demo_high() -> VideoRecipe:
+    """Twice the picture's side: tables interpolated, a lower rate. The paper's step is threefold, from 256 to 768 px."""
+    return _demo_stage(
+        "video_demo_high",
+        model=replace(TRANSFORMER_SIZES["demo"], max_frames=2, max_rows=16, max_cols=16),
+        grow="interpolate",
+        optimizer=OptimizerConfig(learning_rate=5e-4, warmup_steps=10, ema_decay=0.99),
+        buckets=demo_buckets(side=128),
+        batch=BatchSize(videos=10, images=1),
+        steps=60,
+    )
+
+
+def video_demo_sft() -> VideoRecipe:
+    """A small batch and a cosine to zero. Run it with several seeds, then average."""
+    return replace(
+        video_demo_high(),
+        name="video_demo_sft",
+        optimizer=OptimizerConfig(learning_rate=3e-4, schedule="cosine", warmup_steps=5, ema_decay=0.99),
+        batch=BatchSize(videos=4),
+        steps=40,
+    )
+
+
+def _paper_video(name: str, places: int, learning_rate: float, **differences: Any) -> VideoRecipe:
+    """The 30B model of Table 1 with spatial tables of so many places.
+
+    The paper's text encoders (UL2, Long-prompt MetaCLIP, ByT5) are not public or not here; a sentence encoder and a byte
+    encoder stand where its prompt-level and character-level ones do. Optimizer, decay, warm-up and average are not given
+    for video; AdamW with weight decay 0.1 and EMA 0.999 are its audio model's.
+    """
+    frames = 1 if not differences["batch"].videos else 32  # section 4.3: the time table is added for 32 latent frames
+    model = replace(
+        TRANSFORMER_SIZES["30b"], text_widths=(384, 256), max_frames=frames, max_rows=places, max_cols=places
+    )
+    optimizer = OptimizerConfig(learning_rate=learning_rate, weight_decay=0.1, ema_decay=0.999, warmup_steps=500)
+    values: dict[str, Any] = {
+        "model": model,
+        "optimizer": optimizer,
+        "text_encoders": ("minilm", "quoted-bytes"),
+        "keep_checkpoints": 5,
+        "checkpoint_every": 1000,
+        "validate_every": 1000,
+        "micro_batch": 1,
+        "autocast": True,  # section 5: bf16, remembered, not printed
+    }
+    return VideoRecipe(name=name, **(values | differences))
+
+
+def video_t2i_256() -> VideoRecipe:
+    """Text-to-image at 256 px (Table 3). The paper reads 1 B images; here they are middle frames of the snapshot's clips."""
+    return _paper_video(
+        "video_t2i_256",
+        16,
+        1e-4,
+        buckets=replace(paper_buckets(256), sizes=(Size(height=256, width=256),)),  # aspects come with the next stage
+        batch=BatchSize(videos=0, images=9216),
+        steps=210_000,
     )
 
 
 def video_256() -> VideoRecipe:
-    """Joint text-to-image and text-to-video at 256 px (section 5, Table 3): batch 1536 for 113k steps, then 3072."""
-    return _paper_video(
+    """Joint text-to-image and text-to-video at 256 px, part 1 (Table 3): 6e-5, halved when the validation loss stalls."""
+    recipe = _paper_video(
         "video_256",
-        256,
-        # Table 3: 6e-5, halved when the validation loss stalls. Optimizer, betas, decay, EMA are not given for video;
-        # AdamW with weight decay 0.1 and EMA 0.999 are its audio model's.
-        optimizer=OptimizerConfig(learning_rate=6e-5, weight_decay=0.1, ema_decay=0.999, warmup_steps=2000),
+        32,
+        6e-5,
+        buckets=paper_buckets(256),
         batch=BatchSize(videos=1396, images=140),  # 1536 samples, one image to ten videos
         steps=113_000,
     )
+    return replace(recipe, optimizer=replace(recipe.optimizer, warmup_steps=2000, plateau=Plateau()))
+
+
+def video_256_2() -> VideoRecipe:
+    """Part 2: the batch doubled, which cut the paper's validation loss sharply."""
+    return replace(video_256(), name="video_256_2", batch=BatchSize(videos=2793, images=279), steps=72_000)
 
 
 def video_768() -> VideoRecipe:
-    """Joint training at 768 px, first part (section 5, Table 3): batch 1536, 6e-5, 19.6k steps; then 3e-5 and 1e-5."""
+    """Joint training at 768 px, part 1 (Table 3); spatial tables grow threefold."""
     return _paper_video(
         "video_768",
-        768,
-        optimizer=OptimizerConfig(learning_rate=6e-5, weight_decay=0.1, ema_decay=0.999, warmup_steps=500),
+        96,
+        6e-5,
+        grow="interpolate",
+        buckets=paper_buckets(768),
         batch=BatchSize(videos=1396, images=140),
         steps=19_600,
     )
 
 
+def video_768_2() -> VideoRecipe:
+    """Part 2: the rate halved. Table 3 prints the rates at 768 px, so no plateau decides them."""
+    recipe = video_768()
+    return replace(recipe, name="video_768_2", optimizer=replace(recipe.optimizer, learning_rate=3e-5), steps=15_200)
+
+
+def video_768_3() -> VideoRecipe:
+    """Part 3: a third of the rate and of the batch."""
+    recipe = video_768()
+    return replace(
+        recipe,
+        name="video_768_3",
+        optimizer=replace(recipe.optimizer, learning_rate=1e-5),
+        batch=BatchSize(videos=465, images=47),
+        steps=39_700,
+    )
+
+
+def video_sft() -> VideoRecipe:
+    """Fine-tuning on the best clips: a small batch and a cosine, at 16 and 24 fps only (section 5).
+
+    Rate, batch and steps are not given and are ours. Run it on several sets and with several settings, then average.
+    """
+    recipe = video_768()
+    return replace(
+        recipe,
+        name="video_sft",
+        optimizer=replace(recipe.optimizer, learning_rate=1e-5, schedule="cosine", warmup_steps=100),
+        buckets=replace(
+            recipe.buckets,
+            durations=(
+                DurationRule(min_seconds=16.0, max_seconds=None, frames=256, fps=16.0),
+                DurationRule(min_seconds=10.67, max_seconds=16.0, frames=256, fps=24.0),
+            ),
+        ),
+        batch=BatchSize(videos=64),
+        steps=2_000,
+        validate_every=100,
+    )
+
+
 TAE_RECIPES: dict[str, Callable[[], TAERecipe]] = {"tae_demo": tae_demo}
+STAGES: dict[str, tuple[Callable[[], VideoRecipe], ...]] = {  # each starts from the weights of the one before
+    "demo": (video_demo_t2i, video_demo_joint, video_demo_high, video_demo_sft),
+    "paper": (video_t2i_256, video_256, video_256_2, video_768, video_768_2, video_768_3, video_sft),
+}
 VIDEO_RECIPES: dict[str, Callable[[], VideoRecipe]] = {
     "video_demo": video_demo,
-    "video_256": video_256,
-    "video_768": video_768,
+    **{stage.__name__: stage for stages in STAGES.values() for stage in stages},
 }
 _NAMED: dict[type, dict[str, Any]] = {  # what a file may write as a word
     TAEConfig: TAE_SIZES,

@@ -15,13 +15,18 @@ from models.autoencoders.tae import TAE
 from models.video.transformer import VideoTransformer
 from models.weights import read_config, weights_sha256
 from training.checkpoints import Checkpoint, newest
+from training.data.loader import Loader
 from training.data.plan import Plan, check_splits
-from training.loop import STOP_FILE, LoopConfig, Training
+from training.evaluation.validation import Validate
+from training.loop import STOP_FILE, LoopConfig, Objective, Training
 from training.metrics import MetricsLog
 from training.recipes import TAERecipe, VideoRecipe, recipe_from, recipe_hash
+from training.stages import check_start
+from training.throughput import Work
 from training.world import World
 
 Kind = Literal["tae", "video"]
+_IDENTITY = ("kind", "recipe_hash", "snapshot", "tae_sha256", "start_sha256")  # what makes it this run and no other
 RECIPES: dict[str, type[TAERecipe] | type[VideoRecipe]] = {"tae": TAERecipe, "video": VideoRecipe}
 
 
@@ -35,6 +40,8 @@ class Run:
     recipe: Any  # TAERecipe or VideoRecipe
     tae: Path | None = None
     tae_sha256: str | None = None
+    start: Path | None = None  # weights of the stage before
+    start_sha256: str | None = None
 
     def described(self) -> dict[str, Any]:
         """The content of run.json."""
@@ -45,7 +52,21 @@ class Run:
             "recipe_hash": recipe_hash(self.recipe),
             "tae": None if self.tae is None else str(self.tae),
             "tae_sha256": self.tae_sha256,
+            "start": None if self.start is None else str(self.start),
+            "start_sha256": self.start_sha256,
         }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setup:
+    """What a run steps with: put together the same for training and for replaying one step."""
+
+    plan: Plan
+    training: Training
+    objective: Objective
+    loader: Loader
+    validate: Validate | None
+    work: Work
 
 
 def prepare_run(
@@ -56,21 +77,34 @@ def prepare_run(
     *,
     resume: bool = False,
     tae: str | Path | None = None,
+    start: str | Path | None = None,
 ) -> Run:
     """Check everything that can be wrong with a call, then write OUT/run.json; a ValueError writes nothing."""
     folder = local_folder(out)
     opened = open_snapshot(snapshot)
-    split_rows(opened.kept_clips().to_pylist(), recipe, opened.name)
+    _, validation = split_rows(opened.kept_clips().to_pylist(), recipe, opened.name)
+    if recipe.optimizer.plateau and not any(not isinstance(recipe.buckets.assign(row), str) for row in validation):
+        raise ValueError(
+            f"{recipe.name} lowers the rate by the validation loss, and {opened.name} holds out no clip of its buckets; "
+            "set optimizer.plateau to null, or curate with a held-out share"
+        )
     tae_folder = find_model(tae, "tae") if tae is not None else None
     if tae_folder is not None and read_config(tae_folder)["config"].get("latent_mean") is None:
         raise ValueError(f"{tae_folder} has no latent statistics: its training did not finish; finish it with --resume")
+    start_folder = None if start is None else find_model(start, kind)
+    tae_sha256 = None if tae_folder is None else weights_sha256(tae_folder)
+    if start_folder is not None and isinstance(recipe, VideoRecipe):
+        assert tae_sha256 is not None
+        check_start(start_folder, recipe, tae_sha256)
     run = Run(
         kind=kind,
         out=folder,
         snapshot=opened.name,
         recipe=recipe,
         tae=tae_folder,
-        tae_sha256=None if tae_folder is None else weights_sha256(tae_folder),
+        tae_sha256=tae_sha256,
+        start=start_folder,
+        start_sha256=None if start_folder is None else weights_sha256(start_folder),
     )
     _check_folder(run, resume)
     folder.mkdir(parents=True, exist_ok=True)
@@ -109,6 +143,8 @@ def load_run(out: str | Path) -> Run:
         recipe=recipe_from(RECIPES[found["kind"]], found["recipe"]),  # type: ignore[type-var]
         tae=None if found["tae"] is None else Path(found["tae"]),
         tae_sha256=found["tae_sha256"],
+        start=None if found.get("start") is None else Path(found["start"]),
+        start_sha256=found.get("start_sha256"),
     )
 
 
@@ -169,19 +205,20 @@ def _check_folder(run: Run, resume: bool) -> None:
     before, now = json.loads(path.read_text()), run.described()
     checkpoint = newest(run.out)
     place = f"at step {checkpoint.step}" if checkpoint else "without a checkpoint yet"
-    different = [name for name in ("kind", "recipe_hash", "snapshot", "tae_sha256") if before[name] != now[name]]
+    different = [name for name in _IDENTITY if before.get(name) != now[name]]
     if different:
         name = different[0].removesuffix("_hash").removesuffix("_sha256")
         raise ValueError(
-            f"{run.out} holds a run of another {name} ({_short(before, name)}, here {_short(now, name)}), {place}; choose another --out"
+            f"{run.out} holds a run of another {name} ({_short(before, different[0])}, here {_short(now, different[0])}), {place}; choose another --out"
         )
     if not resume:
         raise ValueError(f"{run.out} holds this very run {place}; add --resume to continue it, or choose another --out")
 
 
 def _short(described: Mapping[str, Any], name: str) -> str:
-    value = described[name]
-    return f"{value['name']}, hash {described['recipe_hash'][:8]}" if name == "recipe" else str(value)
+    if name == "recipe_hash":
+        return f"{described['recipe']['name']}, hash {described['recipe_hash'][:8]}"
+    return str(described.get(name))
 
 
 def _counted(reasons: Mapping[str, str]) -> dict[str, int]:
@@ -203,6 +240,7 @@ def loop_config(recipe: TAERecipe | VideoRecipe) -> LoopConfig:
         optimizer=recipe.optimizer,
         checkpoint_every=recipe.checkpoint_every,
         keep_checkpoints=recipe.keep_checkpoints,
+        validate_every=recipe.validate_every,
         autocast=recipe.autocast,
     )
 

@@ -2,29 +2,37 @@
 
 import json
 import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import numpy as np
 import torch
 
 from curation.clips import UnreadableVideo, open_snapshot
+from models.accounting import flops
 from models.autoencoders.tae import TAE
-from models.video.transformer import VideoTransformer
+from models.video.transformer import TransformerConfig, VideoTransformer
 from models.weights import load_model, save_model, weights_sha256
-from training.checkpoints import newest
+from training.checkpoints import Checkpoint, newest
 from training.data.buckets import Bucket
 from training.data.cache import TensorCache
 from training.data.loader import Loader
 from training.data.plan import Plan, Sample
 from training.data.text import CaptionEncoder
 from training.encode import LatentStore, fill_cache, latent_shape
-from training.evaluation.flow_loss import compare_samples, evaluate_latents
+from training.evaluation.flow_loss import FlowValidation, compare_samples, evaluate_latents
+from training.evaluation.sample_grid import SampleGrid
+from training.evaluation.validation import choose_clips
 from training.generate import Generator
 from training.loop import Training, run_loop
 from training.metrics import MetricsLog
 from training.objectives.flow import FlowObjective
 from training.recipes import recipe_hash
-from training.runs import Run, check_plan, described, loop_config, open_log, split_rows
+from training.runs import Run, Setup, check_plan, described, loop_config, open_log, split_rows
+from training.stages import load_start
+from training.throughput import peak_flops
 from training.world import World
 
 NUM_SAMPLES = 4  # training captions that a finished run generates from, to compare with the clips
@@ -33,21 +41,63 @@ NUM_SAMPLES = 4  # training captions that a finished run generates from, to comp
 def train_transformer(run: Run, world: World) -> bool:
     """Fill run.out; True when finished, False when stopped on request. A run with checkpoints continues."""
     recipe = run.recipe
+    setup = set_up_transformer(run, world, newest(run.out))
+    plan, training, encode, store = setup.plan, setup.training, setup.encode, setup.store
+    log = open_log(run, world, plan, setup.num_validation, training)
+    setup.latents.failed.update(encode_rows(store, plan, world, log))
+    trained = described(run, recipe.steps, tae_sha256=run.tae_sha256, text_encoders=encode.identities())
+    done = run_loop(
+        training,
+        setup.objective,
+        setup.loader,
+        loop_config(recipe),
+        out=run.out,
+        world=world,
+        num_rows=len(plan.bucket_of),
+        state={"plan_hash": plan.hash(), "recipe_hash": recipe_hash(recipe), "snapshot": run.snapshot},
+        extra={"trained": trained},
+        log=log,
+        validate=setup.validate,
+        work=setup.work,
+        after_step=sample_grid(run, setup) if world.is_first and recipe.sample_every else None,
+    )
+    setup.loader.close()
+    if done and world.is_first:
+        model = training.model
+        assert isinstance(model, VideoTransformer) and run.tae_sha256 is not None
+        training.average.copy_to(model)
+        final = save_model(run.out / "final", model, trained=trained)
+        rows = open_snapshot(run.snapshot).kept_clips().to_pylist()
+        finish(run, Generator(final, model.eval(), store.tae, run.tae_sha256, encode, recipe), rows, store, log)
+    if log:
+        log.write("finished" if done else "stopped", at_step=training.step)
+        log.close()
+    world.wait()
+    return done
+
+
+@dataclass(frozen=True, kw_only=True)
+class TransformerSetup(Setup):
+    """A setup with what encodes its clips and captions."""
+
+    store: LatentStore
+    encode: CaptionEncoder
+    latents: "Latents"
+    num_validation: int
+
+
+def set_up_transformer(run: Run, world: World, checkpoint: Checkpoint | None) -> TransformerSetup:
+    """Everything a step needs, at `checkpoint` or at the run's start; writes nothing but caches."""
+    recipe = run.recipe
     rows = open_snapshot(run.snapshot).kept_clips().to_pylist()
     train, validation = split_rows(rows, recipe, run.snapshot)
     plan = Plan(train, recipe, recipe.seed)
+    check_plan(checkpoint, plan)
     cache = TensorCache(run.out / "cache")
     store = open_store(run, world, cache)
     encode = CaptionEncoder.of(recipe.text_encoders, cache, device=str(world.device))
-    torch.manual_seed(recipe.seed)
-    model = VideoTransformer(recipe.model).to(world.device)
-    checkpoint = newest(run.out)
-    check_plan(checkpoint, plan)
-    training = Training.start(model, recipe.optimizer, checkpoint)
-    log = open_log(run, world, plan, len(validation), training)
-
-    failed = encode_rows(store, plan, world, log)
-    latents = Latents(store, plan, failed)
+    training = Training.start(first_weights(run, checkpoint).to(world.device), recipe.optimizer, checkpoint)
+    latents = Latents(store, plan, {})
     loader = Loader(
         plan,
         latents,
@@ -57,30 +107,57 @@ def train_transformer(run: Run, world: World) -> bool:
         micro_batch=recipe.micro_batch,
         last_step=recipe.steps,
     )
-    trained = described(run, recipe.steps, tae_sha256=run.tae_sha256, text_encoders=encode.identities())
-    done = run_loop(
-        training,
-        FlowObjective(encode=encode, text_dropout=recipe.text_dropout),
-        loader,
-        loop_config(recipe),
-        out=run.out,
-        world=world,
-        num_rows=len(plan.bucket_of),
-        state={"plan_hash": plan.hash(), "recipe_hash": recipe_hash(recipe), "snapshot": run.snapshot},
-        extra={"trained": trained},
-        log=log,
+    clips = choose_clips(validation, recipe, recipe.validate_clips)
+    return TransformerSetup(
+        plan=plan,
+        training=training,
+        objective=FlowObjective(encode=encode, text_dropout=recipe.text_dropout),
+        loader=loader,
+        validate=FlowValidation(clips=clips, store=store, encode=encode, recipe=recipe) if clips else None,
+        work=TransformerWork(recipe.model, encode, counts_flops=peak_flops(world.device) is not None),
+        store=store,
+        encode=encode,
+        latents=latents,
+        num_validation=len(validation),
     )
-    loader.close()
-    if done and world.is_first:
-        training.average.copy_to(model)
-        final = save_model(run.out / "final", model, trained=trained)
-        assert run.tae_sha256 is not None
-        finish(run, Generator(final, model.eval(), store.tae, run.tae_sha256, encode, recipe), rows, store, log)
-    if log:
-        log.write("finished" if done else "stopped", at_step=training.step)
-        log.close()
-    world.wait()
-    return done
+
+
+def sample_grid(run: Run, setup: TransformerSetup) -> SampleGrid:
+    """Pictures of the first few training captions as the run goes."""
+    model, recipe = setup.training.model, run.recipe
+    assert isinstance(model, VideoTransformer) and run.tae_sha256 is not None
+    generator = Generator(run.out, model, setup.store.tae, run.tae_sha256, setup.encode, recipe)
+    shapes = ((setup.plan.rows[index], recipe.assign(setup.plan.rows[index])) for index in sorted(setup.plan.bucket_of))
+    return SampleGrid(generator, list(islice(shapes, NUM_SAMPLES)), run.out, recipe.sample_every)
+
+
+def first_weights(run: Run, checkpoint: Checkpoint | None) -> VideoTransformer:
+    """Drawn from the recipe's seed, or the weights of the stage before; a checkpoint's replace them in any case."""
+    if checkpoint is None and run.start is not None:
+        if weights_sha256(run.start) != run.start_sha256:
+            raise ValueError(f"{run.start} has other weights than when this run began; choose another --out")
+        return load_start(run.start, run.recipe)
+    torch.manual_seed(run.recipe.seed)
+    return VideoTransformer(run.recipe.model)
+
+
+@dataclass(frozen=True)
+class TransformerWork:
+    """Tokens of a global batch and, where somebody asks, its model FLOPs: a forward pass and twice that backward."""
+
+    model: TransformerConfig
+    encode: CaptionEncoder
+    counts_flops: bool
+
+    def __call__(self, samples: Sequence[Sample]) -> dict[str, float]:
+        work = {"tokens": float(sum(sample.bucket.tokens for sample in samples))}
+        if self.counts_flops:
+            work["flops"] = float(sum(self._flops(sample) for sample in samples))
+        return work
+
+    def _flops(self, sample: Sample) -> int:
+        lengths = tuple(tokens.states.shape[1] for tokens in self.encode([sample.caption]))
+        return 3 * flops(self.model, sample.bucket.tokens, lengths)
 
 
 def open_store(run: Run, world: World, cache: TensorCache) -> LatentStore:
@@ -102,9 +179,10 @@ def open_store(run: Run, world: World, cache: TensorCache) -> LatentStore:
 
 def encode_rows(store: LatentStore, plan: Plan, world: World, log: MetricsLog | None) -> dict[str, str]:
     """Fill the cache with what the plan will ask for, each worker its share; returns the rows that do not decode."""
-    wanted = [(plan.rows[row], bucket) for row, bucket in sorted(plan.bucket_of.items())]
+    rows = [(plan.rows[row], bucket) for row, bucket in sorted(plan.bucket_of.items())]
+    wanted = rows if plan.batch.videos else []
     if plan.batch.images:
-        wanted += [(row, bucket.image()) for row, bucket in wanted]
+        wanted = wanted + [(row, bucket.image()) for row, bucket in rows]
     mine = wanted[world.rank :: world.size]
     failed = fill_cache(store, mine, lambda done, total: log.write("encode", done=done, total=total) if log else None)
     return {clip_id: why for part in world.gather(failed) for clip_id, why in part.items()}

@@ -86,7 +86,11 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _interrupted(words: list[str]) -> int:
-    again = [*words, "--resume"] if words[:1] == ["train"] and "--resume" not in words else words
+    again = (
+        [*words, "--resume"]
+        if words[:2] in (["train", "tae"], ["train", "video"]) and "--resume" not in words
+        else words
+    )
     return _say(f"interrupted; continue with: {shlex.join(['cinemill', *again])}", 130)
 
 

@@ -6,6 +6,7 @@ import os
 import shlex
 import sys
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Annotated, Any
@@ -29,6 +30,12 @@ First the autoencoder, then the video transformer on its latents:
   cinemill train tae --manifest out/lake --recipe tae_demo --out out/tae
 
   cinemill train video --manifest out/lake --tae out/tae --recipe video_demo --out out/video
+
+A stage starts from the one before with --from; `average` makes one model of several:
+
+  cinemill train video --manifest out/lake --tae out/tae --recipe video_demo_joint --from out/t2i --out out/joint
+
+  cinemill train average out/sft-a out/sft-b --out out/averaged
 
 OUT holds run.json, metrics.jsonl (one line a step), tensorboard/, checkpoints/, evaluation.json and final/.
 Ctrl-C saves a checkpoint; the same line with --resume continues to the same losses.
@@ -114,9 +121,13 @@ def train_video_command(
     recipe: Annotated[
         str,
         typer.Option(
-            help="video_demo, video_256, video_768, or a .yaml or .toml file (base: video_demo and what differs)."
+            help="video_demo, a stage (docs/training.md lists them), or a .yaml or .toml file (base: video_demo and what differs)."
         ),
     ] = "video_demo",
+    start: Annotated[
+        str | None,
+        typer.Option("--from", help="The stage before: weights to start from, with a new optimizer.", metavar="URI"),
+    ] = None,
     workers: Workers = 1,
     resume: Resume = False,
     address: Address = None,
@@ -134,7 +145,7 @@ def train_video_command(
 
     def go(show: "Callable[[Progress], None]") -> Path:
         return train_video(
-            manifest, chosen, out, tae=tae, workers=workers, resume=resume, address=address, progress=show
+            manifest, chosen, out, tae=tae, start=start, workers=workers, resume=resume, address=address, progress=show
         )
 
     final = _run(go, quiet=as_json)
@@ -144,6 +155,73 @@ def train_video_command(
         return
     print(f"video transformer: {final}")
     _print_flow(report)
+    print(f'next: cinemill generate --checkpoint {shlex.quote(out)} --prompt "..." --out clip.mp4')
+
+
+@train_app.command("replay")
+def replay_command(
+    run: Annotated[str, typer.Argument(help="The --out of a run.", metavar="RUN")],
+    step: Annotated[int, typer.Option(min=1, help="As the log numbers it.")],
+    as_json: Json = False,
+) -> None:
+    """Do one step of a run again and compare it with the log: clips, times, loss. Changes nothing in the run.
+
+    Starts at the nearest checkpoint before the step. Exit code 1 where the step comes out differently.
+
+    Example: cinemill train replay out/video --step 437
+    """
+    with said_plainly():
+        from training.replay import replay
+
+        done = replay(run, step)
+    if as_json:
+        samples = [
+            {"clip_id": s.clip_id, "bucket": s.bucket.name, "caption": s.caption, **({"time": t} if done.times else {})}
+            for s, t in zip(done.samples, done.times or [0.0] * len(done.samples), strict=True)
+        ]
+        numbers = {"replayed": done.numbers, "logged": done.logged, "differences": done.differences, "same": done.same}
+        print(json.dumps({"step": step, "from_step": done.from_step, "samples": samples, **numbers}))
+    else:
+        print(f"step {step}, from the weights after step {done.from_step}; batch {done.batch}")
+        for number, sample in enumerate(done.samples):
+            time = f"  t {done.times[number]:.6f}" if done.times else ""
+            print(f"  {sample.slot:4} {sample.clip_id}  {sample.bucket.name:18}{time}  {sample.caption[:60]}")
+        print(f"  clips, shapes, captions and keys: {'the same' if done.same_batch else 'NOT those of the log'}")
+        for name, difference in done.differences.items():
+            print(f"  {name:14} {done.numbers[name]:.9g}, logged {done.logged[name]:.9g}, apart {difference:.1e}")
+    if not done.same:
+        raise typer.Exit(1)
+
+
+@train_app.command("page")
+def page_command(
+    run: Annotated[str, typer.Argument(help="The --out of a run, finished or going.", metavar="RUN")],
+    out: Annotated[str | None, typer.Option(help="The HTML file; RUN/page.html by default.", metavar="FILE")] = None,
+) -> None:
+    """Write one self-contained HTML file about a run: its recipe and data, losses, speed, learning rates, pictures.
+
+    Example: cinemill train page out/video
+    """
+    with said_plainly():
+        from api.report.training_run import build_run_page
+
+        print(build_run_page(run, None if out is None else Path(out)))
+
+
+@train_app.command("average")
+def average_command(
+    checkpoints: Annotated[list[str], typer.Argument(help="Runs, final folders or checkpoints.", metavar="MODEL...")],
+    out: Annotated[str, typer.Option(help="A new folder for the mean; --checkpoint of generate.", metavar="URI")],
+) -> None:
+    """Average the weights of several video transformers of one kind, in float32.
+
+    Example: cinemill train average out/sft-a out/sft-b out/sft-c --out out/averaged
+    """
+    with said_plainly():
+        from training.averaging import average_models
+
+        folder = average_models(checkpoints, out)
+    print(f"mean of {len(checkpoints)} models: {folder}")
     print(f'next: cinemill generate --checkpoint {shlex.quote(out)} --prompt "..." --out clip.mp4')
 
 
@@ -225,17 +303,26 @@ def evaluate_video_command(
     manifest: Manifest,
     tae: Tae = None,
     samples: Annotated[int, typer.Option(min=0, help="Also generate from so many training captions and compare.")] = 0,
+    against: Annotated[
+        str | None,
+        typer.Option(help="Another run or checkpoint, compared clip by clip on the same noise.", metavar="URI"),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Flow loss at eight fixed times and fixed noise, beside the best Gaussian denoiser's on the same latents."""
     with said_plainly():
-        from training.evaluation.flow_loss import evaluate_video
+        from training.evaluation.flow_loss import compare_reports, evaluate_video
 
         report = evaluate_video(checkpoint, manifest, tae, samples=samples)
+        if against is not None:
+            report["against"] = compare_reports(report, evaluate_video(against, manifest, tae))
     if as_json:
         print(json.dumps(report))
         return
     _print_flow(report)
+    for split, pairs in report.get("against", {}).items():
+        interval = "" if pairs["ci95"] is None else f" ± {pairs['ci95']:.4f} (95 %)"
+        print(f"  against {against}, {pairs['clips']} {split} clips: {pairs['difference']:+.4f}{interval}")
 
 
 class said_plainly(contextlib.AbstractContextManager):
@@ -268,6 +355,23 @@ LABELS = {
 }
 
 
+def progress_note(progress: "Progress") -> str:
+    """Loss, speed, MFU where the device's peak is known, and the time left: what stands behind the bar."""
+    numbers = progress.numbers
+    if "loss" not in numbers:
+        return ""
+    words = [f"loss {numbers['loss']:.4f}"]
+    for unit in ("tokens", "frames"):
+        if rate := numbers.get(f"{unit}_per_second"):
+            words.append(f"{rate:,.0f} {unit}/s")
+    if "mfu" in numbers:
+        words.append(f"MFU {100 * numbers['mfu']:.0f} %")
+    if progress.phase == "training" and numbers.get("steps_per_second"):
+        left = timedelta(seconds=round((progress.total - progress.done) / numbers["steps_per_second"]))
+        words.append(f"ETA {left}")
+    return "  ".join(words)
+
+
 class _Shown:
     """Receives training.cluster.Progress; one bar a phase."""
 
@@ -279,7 +383,7 @@ class _Shown:
         if progress.phase not in self.tasks:
             total = progress.total if progress.phase in ("encoding", "training") else None
             self.tasks[progress.phase] = self.bars.add_task(LABELS[progress.phase], total=total, note="")
-        note = f"loss {progress.numbers['loss']:.4f}" if "loss" in progress.numbers else ""
+        note = progress_note(progress)
         self.bars.update(self.tasks[progress.phase], completed=progress.done, note=note)
         for phase, task in self.tasks.items():
             if phase != progress.phase and not self.bars.tasks[task].finished:

@@ -82,7 +82,7 @@ def gather(
     }
 
 
-def render(content: Mapping[str, Any]) -> str:
+def render(content: Mapping[str, Any], template: str = "report.html") -> str:
     """The page's HTML; every text of a lake or a person is escaped."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(HERE / "templates"),
@@ -93,7 +93,7 @@ def render(content: Mapping[str, Any]) -> str:
     )
     environment.filters["breakable"] = _breakable
     style = Markup((HERE / "templates" / "style.css").read_text(encoding="utf-8"))
-    return environment.get_template("report.html").render(style=style, **content)
+    return environment.get_template(template).render(style=style, **content)
 
 
 def report_version() -> str:

@@ -137,8 +137,11 @@ def write_lake(folder: Path, rows: list[dict[str, Any]]) -> str:
 
     def append(name: str, records: list[dict[str, Any]]) -> None:
         schema = arrow_schema(TABLES[name])
-        for extra in ("crop_left", "crop_top", "crop_width", "crop_height") if name == "clips" else ():
-            schema = schema.append(pa.field(extra, pa.int64())) if extra not in schema.names else schema
+        measured = {"fps": pa.float32()} | dict.fromkeys(
+            ("crop_left", "crop_top", "crop_width", "crop_height"), pa.int64()
+        )
+        for extra, kind in measured.items() if name == "clips" else ():  # filters' columns that training reads
+            schema = schema.append(pa.field(extra, kind)) if extra not in schema.names else schema
         lake.append(name, pa.Table.from_pylist(records, schema))
 
     fate = {"dataset": "small", "fate": "kept"}

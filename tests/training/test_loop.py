@@ -178,7 +178,7 @@ def test_a_loss_that_is_no_number_stops_the_run_before_it_spoils_the_weights(tmp
     def poisoned(sample):
         return fetch(sample) * (float("nan") if sample.step == 4 else 1)
 
-    with pytest.raises(NotFinite, match=r"the loss of step 5 is nan, on clips 0000"):
+    with pytest.raises(NotFinite, match=r"the loss of step 5 is no finite number, on clips 0000"):
         run(tmp_path, fetch=poisoned)
     training = Training.start(Cubic(), CONFIG.optimizer, newest(tmp_path))
     assert training.step == 3

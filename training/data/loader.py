@@ -44,6 +44,10 @@ class Loader:
             del self.pending[number]
         return [self._group(part) for members in self.pending.pop(step) for part in self._cut(members)]
 
+    def planned(self, step: int) -> list[Sample]:
+        """All samples of global batch `step`, this worker's and the others'."""
+        return self.plan.step(step)
+
     def close(self) -> None:
         """Stop fetching."""
         self.pool.shutdown(wait=True, cancel_futures=True)

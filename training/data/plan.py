@@ -19,13 +19,13 @@ PLAN_FORMAT = 1  # raise when the same inputs plan different batches
 class BatchSize:
     """Samples of the *global* batch: `videos` from one bucket, and `images`, single frames of any clip."""
 
-    videos: int
+    videos: int  # 0 in a text-to-image stage
     images: int = 0
 
     def __post_init__(self) -> None:
-        if self.videos < 1 or self.images < 0:
+        if self.videos < 0 or self.images < 0 or not self.videos + self.images:
             raise ValueError(
-                f"a batch holds at least one video and no fewer than 0 images, not {self.videos} and {self.images}"
+                f"a batch holds at least one video or image and no fewer than 0 of each, not {self.videos} and {self.images}"
             )
 
 
@@ -71,19 +71,24 @@ class Plan:
             else:
                 self.members.setdefault(bucket, []).append(index)
         self.order = sorted(self.members, key=lambda bucket: bucket.name)
-        self.counts = [max(1, len(self.members[bucket]) // self.batch.videos) for bucket in self.order]
+        self.counts = [max(1, len(self.members[b]) // self.batch.videos) for b in self.order if self.batch.videos]
         self.bucket_of = {index: bucket for bucket, members in self.members.items() for index in members}
         self.images = sorted(self.bucket_of)
         self._shuffled = lru_cache(maxsize=256)(self._shuffle)
+        self._image_order = lru_cache(maxsize=2)(self._shuffle_images)
 
     @property
     def batches_per_epoch(self) -> int:
         """Whole batches in one pass over the rows; 0 when no row has a bucket."""
+        if not self.batch.videos:
+            return max(1, len(self.images) // self.batch.images) if self.images else 0
         return sum(self.counts)
 
     @property
     def leftovers(self) -> dict[str, int]:
         """Rows of each bucket that one epoch leaves out (others each time), negative where rows are repeated."""
+        if not self.batch.videos:
+            return {}
         return {
             bucket.name: len(self.members[bucket]) - count * self.batch.videos
             for bucket, count in zip(self.order, self.counts, strict=True)
@@ -107,6 +112,14 @@ class Plan:
         """The samples of global batch `step`: its videos, then its images."""
         if not self.order:
             raise ValueError("no clip of this snapshot fits a bucket of the recipe, so there is nothing to plan")
+        samples = self._videos(step) if self.batch.videos else []
+        for number in range(self.batch.images):
+            epoch, place = divmod(step * self.batch.images + number, len(self.images))
+            row = self.images[self._image_order(epoch)[place]]
+            samples.append(self._sample(step, len(samples), row, self.bucket_of[row].image()))
+        return samples
+
+    def _videos(self, step: int) -> list[Sample]:
         epoch, place = divmod(step, self.batches_per_epoch)
         flat = int(
             Key(seed=self.seed, purpose="order", step=epoch).generator().permutation(self.batches_per_epoch)[place]
@@ -117,20 +130,16 @@ class Plan:
         members = self.members[bucket]
         shuffled = [members[i] for i in self._shuffled(epoch, which + 1, len(members), self.batch.videos)]
         rows = shuffled[offset * self.batch.videos : (offset + 1) * self.batch.videos]
-        samples = [self._sample(step, slot, row, bucket) for slot, row in enumerate(rows)]
-        for number in range(self.batch.images):
-            epoch, place = divmod(step * self.batch.images + number, len(self.images))
-            row = self.images[
-                Key(seed=self.seed, purpose="image order", step=epoch).generator().permutation(len(self.images))[place]
-            ]
-            samples.append(self._sample(step, len(samples), row, self.bucket_of[row].image()))
-        return samples
+        return [self._sample(step, slot, row, bucket) for slot, row in enumerate(rows)]
 
     def _shuffle(self, epoch: int, stream: int, count: int, least: int) -> np.ndarray:
         """`count` indices permuted; fewer rows than a batch are permuted again until one batch is full."""
         generator = Key(seed=self.seed, purpose="order", step=epoch, slot=stream).generator()
         rounds = [generator.permutation(count) for _ in range(max(1, -(-least // count)))]
         return np.concatenate(rounds)
+
+    def _shuffle_images(self, epoch: int) -> np.ndarray:
+        return Key(seed=self.seed, purpose="image order", step=epoch).generator().permutation(len(self.images))
 
     def _sample(self, step: int, slot: int, row: int, bucket: Bucket) -> Sample:
         clip = self.rows[row]
@@ -143,6 +152,12 @@ class Plan:
 def training_caption(caption: str | None, fps: float) -> str:
     """The exact string the text encoders read: the rate as a tag before the caption (section 4.4); 0 means no tag."""
     return f"FPS-{round(fps)} {caption or ''}".strip() if fps else caption or ""
+
+
+def batch_hash(samples: Sequence[Sample]) -> str:
+    """Names a global batch: clips, shapes, captions and the keys that times, noise and crops are drawn from."""
+    named = [[s.seed, s.step, s.slot, s.clip_id, s.bucket.name, s.caption] for s in samples]
+    return hashlib.blake2b(json.dumps(named).encode(), digest_size=8).hexdigest()
 
 
 def plan(rows: Sequence[Mapping[str, Any]], recipe: Planned, seed: int, step: int) -> list[Sample]:

@@ -1,9 +1,12 @@
 """A transformer's flow loss at fixed times and fixed noise, beside what the best Gaussian denoiser would pay."""
 
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from curation.clips import UnreadableVideo, open_snapshot
 from models.flow import covariance_eigenvalues, gaussian_denoiser_loss, mean_velocity_loss, sample_times
@@ -13,11 +16,16 @@ from training.data.cache import TensorCache
 from training.data.keys import Key
 from training.data.pixels import read_window, to_frames
 from training.data.plan import training_caption
+from training.data.text import CaptionEncoder
 from training.encode import LatentStore
+from training.evaluation.intervals import paired_difference
 from training.evaluation.pictures import psnr
 from training.evaluation.reconstruction import write_pair
+from training.evaluation.validation import ClipMeasured
 from training.generate import Generator
 from training.objectives.flow import flow_loss
+from training.recipes import VideoRecipe
+from training.world import World
 
 TIMES = 8  # midpoints of equal shares of the logit-normal law
 SEED = 20_241_017  # of the fixed noise; training draws from other seeds
@@ -47,21 +55,22 @@ def evaluate_video(
     report = evaluate_latents(generator, rows, store)
     if samples:
         report["samples"] = compare_samples(generator, rows, store, samples, out)
-    return {"checkpoint": str(generator.folder), "snapshot": opened.name} | report
+    named = {"checkpoint": str(generator.folder), "snapshot": opened.name, "tae_sha256": generator.tae_sha256}
+    return named | report
 
 
 def evaluate_latents(generator: Generator, rows: list[dict[str, Any]], store: LatentStore) -> dict[str, Any]:
     """As `evaluate_video`, for a loaded generator and rows at hand."""
     clips, known = [], []  # known: (split, latents [C, T, H, W])
     for row in rows:
-        bucket = generator.recipe.buckets.assign(row)
+        bucket = generator.recipe.assign(row)
         if isinstance(bucket, str):
             continue
         try:
             latents = store.get(row, bucket)
         except UnreadableVideo:
             continue
-        losses = clip_losses(generator, row, bucket, latents)
+        losses = fixed_losses(generator.model, generator.encode, generator.recipe, row, bucket, latents)
         clips.append({
             "clip_id": row["clip_id"],
             "uri": row["uri"],
@@ -84,19 +93,72 @@ def evaluate_latents(generator: Generator, rows: list[dict[str, Any]], store: La
     return {"kind": "video", "times": fixed_times().tolist(), "clips": clips, "summary": summary, "note": note}
 
 
+def compare_reports(report: dict[str, Any], other: dict[str, Any]) -> dict[str, dict[str, float | None]]:
+    """By split: the mean of report's loss - other's, clip by clip, and half its 95 % interval.
+
+    ValueError where the latents are not the same ones: their losses are no measure of each other.
+    """
+    if report["tae_sha256"] != other["tae_sha256"]:
+        raise ValueError(
+            f"{report['checkpoint']} and {other['checkpoint']} were trained on latents of different autoencoders; "
+            "their losses cannot be compared"
+        )
+    compared: dict[str, dict[str, float | None]] = {}
+    for split in report["summary"]:
+        mine, theirs = (
+            {f"{c['clip_id']}/{c['bucket']}": c["loss"] for c in r["clips"] if c["split"] == split}
+            for r in (report, other)
+        )
+        difference = paired_difference(theirs, mine)
+        if difference is not None:
+            pairs = len(mine.keys() & theirs.keys())
+            compared[split] = {"clips": pairs, "difference": difference[0], "ci95": difference[1]}
+    return compared
+
+
 @torch.no_grad()
-def clip_losses(generator: Generator, row: dict[str, Any], bucket: Bucket, latents: torch.Tensor) -> list[float]:
+def fixed_losses(
+    model: nn.Module,
+    encode: CaptionEncoder,
+    recipe: VideoRecipe,
+    row: Mapping[str, Any],
+    bucket: Bucket,
+    latents: torch.Tensor,
+) -> list[float]:
     """The loss at each fixed time; the noise of (clip, time) is the same for every checkpoint."""
-    device = generator.device
-    fps = sampled_fps(row, bucket) if generator.recipe.fps_tag else 0.0
-    text = [tokens.to(device) for tokens in generator.encode([training_caption(row["caption"], fps)])]
+    device = next(model.parameters()).device
+    fps = sampled_fps(row, bucket) if recipe.fps_tag else 0.0
+    text = [tokens.to(device) for tokens in encode([training_caption(row["caption"], fps)])]
     slot = int(row["clip_id"][:8], 16)
     losses = []
     for step, time in enumerate(fixed_times().tolist()):
         noise = torch.from_numpy(Key(seed=SEED, purpose="noise", step=step, slot=slot).normal(tuple(latents.shape)))
         at = torch.tensor([time], device=device, dtype=torch.float32)
-        losses.append(float(flow_loss(generator.model, latents[None].to(device), noise[None].to(device), at, text)))
+        losses.append(float(flow_loss(model, latents[None].to(device), noise[None].to(device), at, text)))
     return losses
+
+
+@dataclass(frozen=True, kw_only=True)
+class FlowValidation:
+    """The flow loss of held-out clips at the eight fixed times, captions never dropped."""
+
+    clips: Sequence[tuple[Mapping[str, Any], Bucket]]
+    store: LatentStore
+    encode: CaptionEncoder
+    recipe: VideoRecipe
+
+    def __call__(self, model: nn.Module, world: World) -> list[ClipMeasured]:
+        """This worker's clips."""
+        found = []
+        for row, bucket in self.clips[world.rank :: world.size]:
+            try:
+                latents = self.store.get(row, bucket)
+            except UnreadableVideo:
+                continue
+            losses = fixed_losses(model, self.encode, self.recipe, row, bucket, latents)
+            numbers = {"loss": sum(losses) / len(losses)}
+            found.append(ClipMeasured(clip_id=row["clip_id"], bucket=bucket.name, numbers=numbers, by_time=losses))
+        return found
 
 
 def gaussian_bars(latents: list[torch.Tensor]) -> dict[str, float]:
@@ -137,7 +199,7 @@ def compare_samples(
     """
     known = []
     for row in rows:
-        bucket = generator.recipe.buckets.assign(row)
+        bucket = generator.recipe.assign(row)
         if not isinstance(bucket, str) and row["split"] == "train":
             try:
                 known.append((row, bucket, read_window(row, bucket), store.get(row, bucket)))
@@ -160,5 +222,5 @@ def compare_samples(
             "psnr_other": max(others, default=None),
         })  # fmt: skip
         if out is not None:
-            compared[-1]["pictures"] = write_pair(out, row["clip_id"], frames, made, sampled_fps(row, bucket))
+            compared[-1]["pictures"] = write_pair(out, row["clip_id"], frames, made, sampled_fps(row, bucket) or 1.0)
     return compared

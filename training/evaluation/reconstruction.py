@@ -1,12 +1,14 @@
 """How well an autoencoder reconstructs a snapshot's clips: PSNR and SSIM, beside the best linear transform's."""
 
 import statistics
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
+from torch import nn
 
 from curation.clips import UnreadableVideo, open_snapshot, write_video
 from models.autoencoders.linear import LinearCodec
@@ -16,8 +18,10 @@ from models.weights import load_model
 from training.data.buckets import Bucket, sampled_fps, window_times
 from training.data.pixels import read_window, to_frames, to_signal
 from training.evaluation.pictures import psnr, ssim
+from training.evaluation.validation import ClipMeasured
 from training.recipes import TAERecipe, VideoRecipe
 from training.runs import find_model, trained_recipe
+from training.world import World
 
 SHOWN_HEIGHT = 192  # pixels; smaller pictures are enlarged by whole factors, so that people can look at them
 
@@ -96,6 +100,40 @@ def reconstruct(model: TAE, frames: np.ndarray) -> np.ndarray:
     device = next(model.parameters()).device
     latents = encode_tiled(model, _batch(frames).to(device))
     return to_frames(decode_tiled(model, latents, len(frames))[0].cpu().numpy())
+
+
+class ReconstructionValidation:
+    """L1 (the loss, of signals in [-1, 1]) and PSNR of held-out windows, each decoded from file once and kept."""
+
+    def __init__(self, clips: Sequence[tuple[Mapping[str, Any], Bucket]]):
+        self.clips = clips
+        self.windows: dict[int, np.ndarray | None] = {}  # None: does not decode
+
+    @torch.no_grad()
+    def __call__(self, model: nn.Module, world: World) -> list[ClipMeasured]:
+        """This worker's windows, encoded to the posterior's mean and decoded whole."""
+        assert isinstance(model, TAE)
+        found = []
+        for number in range(world.rank, len(self.clips), world.size):
+            (row, bucket), frames = self.clips[number], self._window(number)
+            if frames is None:
+                continue
+            signal = _batch(frames).to(world.device)
+            rebuilt = model.decode_raw(model.encode_posterior(signal).mean, bucket.frames).float()
+            numbers = {
+                "loss": float((rebuilt - signal).abs().mean()),
+                "psnr": psnr(frames, to_frames(rebuilt[0].cpu().numpy())),
+            }
+            found.append(ClipMeasured(clip_id=row["clip_id"], bucket=bucket.name, numbers=numbers))
+        return found
+
+    def _window(self, number: int) -> np.ndarray | None:
+        if number not in self.windows:
+            try:
+                self.windows[number] = read_window(*self.clips[number])
+            except UnreadableVideo:
+                self.windows[number] = None
+        return self.windows[number]
 
 
 def write_pair(folder: Path, name: str, left: np.ndarray, right: np.ndarray, fps: float) -> dict[str, str]:

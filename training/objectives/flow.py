@@ -25,13 +25,13 @@ class FlowObjective:
     text_dropout: float = 0.1  # the paper gives no rate; common choice
 
     def __call__(self, model: nn.Module, group: Group) -> tuple[Tensor, dict[str, Tensor]]:
-        """Losses [B] of latents [B, C, T, H, W]."""
+        """Losses [B] of latents [B, C, T, H, W], and the times they were taken at."""
         latents = group.data
         noise = flow_noise(group.samples, latents)
         time = flow_times(group.samples, latents.device)
         captions = [self.caption(sample) for sample in group.samples]
         text = [tokens.to(latents.device) for tokens in self.encode(captions)]
-        return flow_loss(model, latents, noise, time, text), {}
+        return flow_loss(model, latents, noise, time, text), {"timestep": time}
 
     def caption(self, sample: Sample) -> str:
         """The sample's caption, or now and then the empty string: for all encoders at once, so that guidance has one
