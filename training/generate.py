@@ -10,13 +10,13 @@ import torch
 from curation.clips import write_video
 from models.autoencoders.tae import TAE
 from models.sampler import sample, schedule
+from models.text.prompt import tagged
 from models.tiling import decode_tiled
 from models.video.transformer import VideoTransformer
 from models.weights import load_model, read_config, weights_sha256
 from training.data.buckets import Bucket
 from training.data.keys import Key
 from training.data.pixels import to_frames
-from training.data.plan import training_caption
 from training.data.text import CaptionEncoder
 from training.encode import latent_shape
 from training.recipes import VideoRecipe
@@ -162,10 +162,7 @@ class Generator:
         """Frames uint8 [T, H, W, 3] for one prompt."""
         times = schedule(schedule_name, steps)
         noise = Key(seed=seed, purpose="noise", step=0).normal(latent_shape(bucket, self.model.config.latent_channels))
-        text = [
-            tokens.to(self.device)
-            for tokens in self.encode([training_caption(prompt, fps if self.recipe.fps_tag else 0.0)])
-        ]
+        text = [tokens.to(self.device) for tokens in self.encode([tagged(prompt, fps if self.recipe.fps_tag else 0.0)])]
         empty = [tokens.to(self.device) for tokens in self.encode([""])]
         latents = sample(
             self.model,

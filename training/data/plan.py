@@ -9,10 +9,11 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from models.text.prompt import tagged
 from training.data.buckets import Bucket, BucketTable, sampled_fps
 from training.data.keys import Key
 
-PLAN_FORMAT = 1  # raise when the same inputs plan different batches
+PLAN_FORMAT = 2  # raise when the same inputs plan different batches
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,7 +103,13 @@ class Plan:
             "batch": [self.batch.videos, self.batch.images],
             "fps_tag": self.fps_tag,
             "rows": [
-                [b.name, [[self.rows[i]["clip_id"], self.rows[i]["caption"]] for i in self.members[b]]]
+                [
+                    b.name,
+                    [
+                        [self.rows[i]["clip_id"], tagged(self.rows[i]["caption"], 0, self.rows[i].get("camera_motion"))]
+                        for i in self.members[b]
+                    ],
+                ]
                 for b in self.order
             ],
         }
@@ -143,15 +150,11 @@ class Plan:
 
     def _sample(self, step: int, slot: int, row: int, bucket: Bucket) -> Sample:
         clip = self.rows[row]
-        caption = training_caption(clip["caption"], sampled_fps(clip, bucket) if self.fps_tag else 0.0)
+        fps = sampled_fps(clip, bucket) if self.fps_tag else 0.0
+        caption = tagged(clip["caption"], fps, clip.get("camera_motion"))
         return Sample(
             slot=slot, row=row, clip_id=clip["clip_id"], bucket=bucket, caption=caption, seed=self.seed, step=step
         )
-
-
-def training_caption(caption: str | None, fps: float) -> str:
-    """The exact string the text encoders read: the rate as a tag before the caption (section 4.4); 0 means no tag."""
-    return f"FPS-{round(fps)} {caption or ''}".strip() if fps else caption or ""
 
 
 def batch_hash(samples: Sequence[Sample]) -> str:

@@ -10,12 +10,12 @@ from torch import nn
 
 from curation.clips import UnreadableVideo, open_snapshot
 from models.flow import covariance_eigenvalues, gaussian_denoiser_loss, mean_velocity_loss, sample_times
+from models.text.prompt import tagged
 from models.tiling import decode_tiled
 from training.data.buckets import Bucket, sampled_fps
 from training.data.cache import TensorCache
 from training.data.keys import Key
 from training.data.pixels import read_window, to_frames
-from training.data.plan import training_caption
 from training.data.text import CaptionEncoder
 from training.encode import LatentStore
 from training.evaluation.intervals import paired_difference
@@ -128,7 +128,7 @@ def fixed_losses(
     """The loss at each fixed time; the noise of (clip, time) is the same for every checkpoint."""
     device = next(model.parameters()).device
     fps = sampled_fps(row, bucket) if recipe.fps_tag else 0.0
-    text = [tokens.to(device) for tokens in encode([training_caption(row["caption"], fps)])]
+    text = [tokens.to(device) for tokens in encode([tagged(row["caption"], fps, row.get("camera_motion"))])]
     slot = int(row["clip_id"][:8], 16)
     losses = []
     for step, time in enumerate(fixed_times().tolist()):
