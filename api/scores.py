@@ -17,7 +17,7 @@ from curation.recipes import Rule, parse_recipe
 
 NUM_BINS = 64
 Scale = Literal["linear", "log"]
-UNITS = {"shot_seconds": "s", "duration_seconds": "s", "fps": "1/s"}
+UNITS = {"shot_seconds": "s", "duration_seconds": "s"}
 
 
 @dataclass(frozen=True)

@@ -41,6 +41,7 @@ from curation.pipeline import curate
 from curation.recipes import RECIPES, Recipe, load_recipe
 from curation.sources.footage import find_footage
 
+LOWER_IS_WORSE = {"sharpness", "visual_quality", "distinct_fps"}
 JUDGE = "moviegen_256"  # whose thresholds judge
 # how table 44 of the paper goes on from a raw pool of 100, and which of our rules each step is
 TABLE_44 = (
@@ -276,7 +277,7 @@ def copies_table(sources: Sequence[str], recipe: Recipe) -> list[str]:
                     if rules
                     else "- | - | "
                 )
-                + f"{_area(bad, good)} |"
+                + f"{_area(bad, good, signal in LOWER_IS_WORSE)} |"
             )
     return lines
 
@@ -285,12 +286,12 @@ def _numbers(scores: Sequence[dict[str, Any]], signal: str) -> list[float]:
     return [each[signal] for each in scores if not isinstance(each[signal], Unmeasured)]
 
 
-def _area(bad: Sequence[float], good: Sequence[float]) -> str:
-    """Chance that a random faulty copy and a random plain one are in the order, either way, that most such pairs are in."""
+def _area(bad: Sequence[float], good: Sequence[float], lower: bool) -> str:
+    """Chance that a random faulty copy scores worse than a random plain one. lower: whether a lower score is worse."""
     if not bad or not good:
         return "-"
-    above = np.mean([[1.0 if b > g else 0.5 if b == g else 0.0 for g in good] for b in bad])
-    return f"{max(above, 1 - above):.2f}"
+    above = float(np.mean([[1.0 if b > g else 0.5 if b == g else 0.0 for g in good] for b in bad]))
+    return f"{1 - above if lower else above:.2f}"
 
 
 # --- motion against other measures -----------------------------------------------------------------------------------
@@ -457,7 +458,7 @@ def chain(costs: Costs) -> list[str]:
 
 def quality_table() -> list[str]:
     """Held-out figures of our quality head, as its training left them beside its weights."""
-    path = Path("models/content/quality.json")
+    path = Path(__file__).parent.parent / "models" / "content" / "quality.json"
     if not path.is_file():
         return ["Not trained."]
     report = json.loads(path.read_text())

@@ -87,7 +87,9 @@ class Filter(ABC):
     rung: ClassVar[Rung] = (
         "frames"  # the cheapest rung of the ladder (curation.ladder) that can tell; "models" sees pictures
     )
-    cost: ClassVar[float] = 0.0  # CPU milliseconds per second of video, as docs/filters.md has it; 0 for less than 1
+    cost: ClassVar[float] = (
+        0.0  # CPU milliseconds per second of video, about as docs/filters.md has it; 0 for less than 1
+    )
 
     @property
     def name(self) -> str:

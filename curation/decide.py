@@ -135,12 +135,15 @@ def _mix(rows: list[Row], clips: Sequence[Mapping[str, Any]], landscape_share: f
     left = [i for i, row in enumerate(rows) if row["fate"] == "kept"]
     wide = [clips[i]["width"] >= clips[i]["height"] for i in left]
     gone, drawn = surplus(wide, [clips[i]["clip_id"] for i in left], landscape_share)
+    last = {
+        side: max((d for d, w, g in zip(drawn, wide, gone, strict=True) if w == side and not g), default=0.0)
+        for side in (True, False)
+    }
     for i, is_wide, goes, draw in zip(left, wide, gone, drawn, strict=True):
         if goes:
-            same = [d for d, w, g in zip(drawn, wide, gone, strict=True) if w == is_wide and not g]
             name = "landscape" if is_wide else "portrait"
             words = f"more {name} clips than a set with {landscape_share:.0%} landscape has room for; its draw was {draw:.3f}"
-            _leave(rows[i], "content.orientation", draw, "<=", max(same), words)
+            _leave(rows[i], "content.orientation", draw, "<=", last[is_wide], words)
             rows[i]["failed_rules"].append("content.orientation")
 
 

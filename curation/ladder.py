@@ -60,7 +60,9 @@ def ask_packets(path: str, recipe: Recipe) -> Verdict | None:
     if seconds is None:  # for the decode to say
         return None
     for rule in recipe.all_rules:
-        if rule.signal in ("shot_seconds", "duration_seconds") and seconds + MARGIN_SECONDS < rule.threshold:
+        lengths = ("shot_seconds", "duration_seconds", "clip_seconds", "video_seconds")
+        at_least = rule.signal in lengths and rule.comparison in (">", ">=")
+        if at_least and seconds + MARGIN_SECONDS < rule.threshold:
             return Verdict(rung="packets", rule=rule.name, value=seconds)
     return None
 

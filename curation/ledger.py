@@ -65,7 +65,7 @@ def funnel(snapshot: Snapshot) -> list[FunnelStep]:
     if recipe.balance:
         rules.append(("content.balance", None, None, None))
     if recipe.landscape_share is not None:
-        rules.append(("content.orientation", None, None, recipe.landscape_share))
+        rules.append(("content.orientation", None, None, None))
     rows = [r for r in snapshot.table("decisions", ["kind", "rule", "failed_rules"]).to_pylist() if r["kind"] == "clip"]
     first = Counter(row["rule"] for row in rows)
     alone = Counter(row["failed_rules"][0] for row in rows if len(row["failed_rules"]) == 1)

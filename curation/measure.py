@@ -124,7 +124,10 @@ def current_versions(models: Models) -> dict[str, str]:
 
 
 def measurement_key(recipe: Recipe, ladder: bool) -> str:
-    """Names a way of measuring: two runs with the same key measure the same clips in the same way."""
+    """Names a way of measuring: two runs with the same key measure the same clips in the same way.
+
+    With a ladder, which of the filters that see pictures a rejected clip was spared follows their cost (curation.order); its fate does not.
+    """
     shots = [recipe.clip_max_seconds, recipe.drop_head_seconds, detector_version(recipe.detector)]
     rules = [recipe.audit_share, [rule.model_dump(exclude={"source"}) for rule in recipe.all_rules]] if ladder else []
     return hashlib.sha256(
@@ -282,7 +285,7 @@ def _from_stored_strip(
         if identity["clip_id"] not in known:
             return None
         clip = known[identity["clip_id"]] | identity  # its rank among the shots is this recipe's
-        if EMBEDDER in _stale(clip, recipe) or (clip["skipped_signals"] and not (climb and _spared(clip, recipe))):
+        if EMBEDDER in _stale(clip, recipe):
             return None
         skipped = set(clip["skipped_signals"])
         due = [each for each in _filters_due(clip, recipe) if not skipped & {signal.name for signal in each.signals}]
@@ -294,6 +297,8 @@ def _from_stored_strip(
             clip = clip | {"signal_versions": canonical_json(current_versions(recipe.models))}
             for each in due:
                 clip |= _scored(clip, each, view)
+        if clip["skipped_signals"] and not (climb and _spared(clip, recipe)):
+            return None  # what spared it then, spares it no more
         clips.append(clip)
     return clips
 
@@ -311,6 +316,14 @@ def _stale(clip: dict[str, Any], recipe: Recipe) -> set[str]:
 def _filters_due(clip: dict[str, Any], recipe: Recipe) -> list[Filter]:
     again = _stale(clip, recipe) | set(clip["skipped_signals"])
     return [each for each in filters() if again & {signal.name for signal in each.signals}]
+
+
+def _nothing_yet(clip: dict[str, Any], due: Sequence[Filter]) -> dict[str, Any]:
+    """A row's columns of the filters that are due, emptied, their old reasons with them."""
+    names = {signal.name for each in due for signal in each.signals}
+    reasons = json.loads(clip.get("unmeasured_signals") or "{}")
+    kept = {name: why for name, why in reasons.items() if name not in names}
+    return dict.fromkeys(names) | {"unmeasured_signals": canonical_json(kept)}
 
 
 def _scored(clip: dict[str, Any], each: Filter, view: ClipView) -> dict[str, Any]:
@@ -436,6 +449,7 @@ def _measure_clip(
         "signal_versions": canonical_json(current_versions(recipe.models)),
         "skipped_signals": [],
     }
+    row |= _nothing_yet(row, due)  # an old number must not spare its own renewal
     spared = False
     for each in due:  # those that see pictures come last
         spared = spared or (each.rung == "models" and climb and _spared(row, recipe))
@@ -455,7 +469,7 @@ def _measure_clip(
         seen = embed(view)
     vector = seen.pop("embedding")
     if vector is None:
-        reasons = json.loads(row["unmeasured_signals"]) | {"embedding": "no picture was taken of it"}
+        reasons = json.loads(row["unmeasured_signals"] or "{}") | {"embedding": "no picture was taken of it"}
         row["unmeasured_signals"] = canonical_json(reasons)
     return row | seen, vector
 

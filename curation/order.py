@@ -38,14 +38,17 @@ def cheapest_first(
     comes last; where nothing was measured, `Filter.cost` decides, the figure of docs/filters.md.
     """
     seconds: defaultdict[str, float] = defaultdict(float)
+    length = 0.0
     for row in videos:
-        for name, spent in json.loads(row.get("filter_seconds") or "{}").items():
+        spent_on = json.loads(row.get("filter_seconds") or "{}")
+        length += (row.get("duration_seconds") or 0.0) if spent_on else 0.0
+        for name, spent in spent_on.items():
             seconds[name] += spent
     signal_of = {rule.name: rule.signal for rule in recipe.all_rules}
     rejected = Counter(signal_of.get(name) for row in decisions for name in row["failed_rules"] or ())
 
     def cost_per_rejection(each: Filter) -> tuple[float, float]:
-        cost = seconds[each.name] or each.cost / 1000
+        cost = seconds[each.name] or each.cost / 1000 * (length or 1.0)
         count = sum(rejected[signal.name] for signal in each.signals)
         return (cost / count if count else float("inf"), each.cost)
 

@@ -72,7 +72,8 @@ class Recipe(BaseModel):
         default=None,
         gt=0,
         lt=1,
-        description="share of the set that is as wide as it is tall or wider; the surplus of one orientation leaves; null keeps all",
+        description="share of the set that is as wide as it is tall or wider; the surplus of one orientation leaves, unless that is three "
+        "quarters of the set; null keeps all",
     )
     captioner: Literal["template"] = "template"
     scores: Literal["auto", "full", "ladder"] = Field(

@@ -79,6 +79,8 @@ def show_command(
         keeps = (
             f"{step.signal or 'similarity'} {step.comparison} {step.threshold:g}"
             if step.threshold is not None
+            else "drawn, by orientation"
+            if step.rule == "content.orientation"
             else "drawn, 1/sqrt(size)"
         )
         table.add_row(

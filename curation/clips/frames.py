@@ -36,7 +36,7 @@ JITTER_SECONDS = 0.004  # time stamps in milliseconds round 1/30 s by this much 
 DETAIL = (128, 640)  # pixels (rows, columns) of the native luma in the middle of the picture that samples bring
 LOOK_LONG_SIDE = 640  # pixels; what learned scorers see; text 14 px high in 720p stays readable
 LOOK_INTERVAL_SECONDS = 1.0
-MAX_LOOKS = 600  # of one video, about 25 MB of JPEG
+MAX_LOOKS = 1800  # of one video, about 75 MB of JPEG; beyond half an hour they are taken less often
 MAX_PIXELS = 64 << 20  # of one picture; 8K is 33 million
 MAX_FRAMES = 4_000_000  # of one video, a day and a half at 30 a second
 GIVE_UP_ON_VECTORS = 64  # frames without a motion vector, after which the codec is taken to have none
@@ -67,13 +67,13 @@ class Sample:
     """One frame in more detail. luma: uint8 [h, w], upright, long side 256 pixels.
 
     detail: uint8 [rows, columns], the middle of the picture's luma as it was coded, unscaled, its corner on the codec's 8-pixel grid.
-    native_motion: VMAF motion from the frame before, NaN for a video's first frame.
+    full_range: whether black is 0 and white 255, as in RGB and some YUV, not 16 and 235.
     """
 
     index: int
     luma: np.ndarray
     detail: np.ndarray
-    native_motion: float
+    full_range: bool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,6 +81,7 @@ class FrameBatch:
     """Consecutive presented frames, small. F frames; h x w is the analysis size, its long side 128 pixels.
 
     pts: int64 [F]. keyframes: bool [F]. luma: uint8 [F, h, w], upright.
+    native_motion: float32 [F], VMAF motion from the frame before, at native size, about once a second; NaN between.
     block_motion: float32 [F], mean length of the codec's motion vectors in % of the longer side per frame; NaN where not read.
     samples: two a second. looks: [(index in batch, JPEG bytes of the upright RGB picture, long side at most 640 pixels)].
     """
@@ -89,6 +90,7 @@ class FrameBatch:
     keyframes: np.ndarray
     luma: np.ndarray
     block_motion: np.ndarray
+    native_motion: np.ndarray
     samples: list[Sample]
     looks: list[tuple[int, bytes]]
 
@@ -280,7 +282,7 @@ def analysis_size(width: int, height: int, long_side: int = ANALYSIS_LONG_SIDE) 
 class Scan:
     """One linear decode of a video: iterate for its `FrameBatch`es, then read `facts` and `end`.
 
-    looks: take them, once a second (less often beyond ten minutes). samples: take them, twice a second. vectors: have the
+    looks: take them, once a second (less often beyond half an hour, and filters that want four of a clip find fewer). samples: take them, twice a second. vectors: have the
     codec export its motion vectors. keyframes_only: decode nothing else, which costs a tenth to a third, and sample every one.
     Raises `UnreadableVideo` when nothing decodes.
     """
@@ -326,8 +328,9 @@ class Scan:
                 )
                 batch.add(stamp, frame.key_frame, tiny, vectors.read(frame, now) if vectors is not None else np.nan)
                 if schedule.sample_due(now) or self.keyframes_only:
-                    neighbour = None if self.keyframes_only else before
-                    batch.samples.append(schedule.sample(batch.count - 1, frame, neighbour))
+                    batch.samples.append(schedule.sample(batch.count - 1, frame))
+                if schedule.pair_due(number):
+                    batch.native_motion[batch.count - 1] = _native_motion(before, frame)
                 if schedule.look_due(now):
                     batch.looks.append((batch.count - 1, schedule.look(frame)))
                 before = frame
@@ -358,6 +361,7 @@ class _OpenBatch:
         self.keyframes = np.empty(BATCH, bool)
         self.luma = np.empty((BATCH, height, width), np.uint8)
         self.block_motion = np.empty(BATCH, np.float32)
+        self.native_motion = np.full(BATCH, np.nan, np.float32)
         self.samples: list[Sample] = []
         self.looks: list[tuple[int, bytes]] = []
 
@@ -375,6 +379,7 @@ class _OpenBatch:
             keyframes=self.keyframes[:n],
             luma=np.ascontiguousarray(_upright(self.luma[:n], rotation)),
             block_motion=self.block_motion[:n],
+            native_motion=self.native_motion[:n],
             samples=self.samples,
             looks=self.looks,
         )
@@ -386,7 +391,8 @@ class _Schedule:
     def __init__(self, facts: VideoFacts, looks: bool, samples: bool):
         self.facts = facts
         self.next_sample = 0.0 if samples else float("inf")
-        self.samples = 0
+        # an odd number of frames, so that pictures shown twice or thrice are met in every phase; 60 is faster than any film
+        self.pair_every = min(121, max(1, round(facts.fps))) | 1 if samples else 0
         self.sampler, self.looker = VideoReformatter(), VideoReformatter()
         claimed = facts.claimed_seconds or 0.0
         self.look_interval = max(LOOK_INTERVAL_SECONDS, claimed / MAX_LOOKS)
@@ -399,13 +405,17 @@ class _Schedule:
             self.next_sample = now + SAMPLE_SECONDS
         return due
 
+    def pair_due(self, number: int) -> bool:
+        """Whether frame `number` is compared with the one before it at native size."""
+        return self.pair_every > 0 and number > 0 and number % self.pair_every == self.pair_every // 2
+
     def look_due(self, now: float) -> bool:
         due = now >= self.next_look
         if due:
             self.next_look += self.look_interval
         return due
 
-    def sample(self, index: int, frame: Any, before: Any) -> Sample:
+    def sample(self, index: int, frame: Any) -> Sample:
         small = self.sampler.reformat(
             frame,
             *_coded_size(self.facts, SAMPLE_LONG_SIDE),
@@ -415,15 +425,9 @@ class _Schedule:
             threads=1,
         )
         luma = np.ascontiguousarray(_upright(small.to_ndarray(), self.facts.rotation))
-        motion = np.nan
-        self.samples += 1
-        every_other = self.samples % 2 == 0  # all would cost as much as everything else that is sampled
-        if every_other and before is not None and (before.width, before.height, before.format.name) == (
-            frame.width, frame.height, frame.format.name,
-        ):  # fmt: skip
-            bits = frame.format.components[0].bits
-            motion = native_motion(_luma_plane(before), _luma_plane(frame), bits)
-        return Sample(index=index, luma=luma, detail=_detail(frame), native_motion=motion)
+        yuv = frame.format.name.startswith(("yuv", "nv"))
+        full_range = frame.color_range == ColorRange.JPEG or not yuv or frame.format.name.startswith("yuvj")
+        return Sample(index=index, luma=luma, detail=_detail(frame), full_range=full_range)
 
     def look(self, frame: Any) -> bytes:
         return _look(self.looker, frame, self.facts)
@@ -472,24 +476,34 @@ def _mean_length(vectors: np.ndarray, longer: int, distance: int) -> float:
     return 100 * float(np.dot(length, area)) / (total * longer * distance)
 
 
-def _luma_plane(frame: Any) -> np.ndarray:
-    """The luma as it was decoded, uint8 or uint16 [rows, columns]; a view of the picture where its format allows one."""
+def _luma_plane(frame: Any) -> tuple[np.ndarray, int]:
+    """The luma as it was decoded, [rows, columns], and its bits: uint8, or uint16 where it has more than 8.
+
+    A view of the picture where its format allows one; else converted to 8 bits.
+    """
     component = frame.format.components[0]
-    if not frame.format.name.startswith(("yuv", "nv", "gray")) or (component.bits > 8 and frame.format.is_big_endian):
-        return np.asarray(frame.to_ndarray(format="gray"))
+    bits = component.bits
+    if not frame.format.name.startswith(("yuv", "nv", "gray")) or bits < 8 or (bits > 8 and frame.format.is_big_endian):
+        return np.asarray(frame.to_ndarray(format="gray")), 8
     plane = frame.planes[0]
-    kind = np.uint8 if component.bits == 8 else np.uint16
-    return np.frombuffer(plane, kind).reshape(-1, plane.line_size // np.dtype(kind).itemsize)[:, : frame.width]
+    kind = np.uint8 if bits == 8 else np.uint16
+    return np.frombuffer(plane, kind).reshape(-1, plane.line_size // np.dtype(kind).itemsize)[:, : frame.width], bits
+
+
+def _native_motion(before: Any, frame: Any) -> float:
+    """VMAF motion between two decoded pictures; NaN where they are not alike in size and format."""
+    if (before.width, before.height, before.format.name) != (frame.width, frame.height, frame.format.name):
+        return float("nan")
+    (first, _), (second, bits) = _luma_plane(before), _luma_plane(frame)
+    return native_motion(first, second, bits)
 
 
 def _detail(frame: Any) -> np.ndarray:
     """The middle of the luma plane as it was decoded, in 8 bits, uint8; its corner lies on the codec's 8-pixel grid."""
     top, left = max(0, frame.height - DETAIL[0]) // 16 * 8, max(0, frame.width - DETAIL[1]) // 16 * 8
     window = np.s_[top : min(top + DETAIL[0], frame.height), left : min(left + DETAIL[1], frame.width)]
-    luma = _luma_plane(frame)[window]
-    if luma.dtype == np.uint8:
-        return luma.copy()
-    return (luma >> (frame.format.components[0].bits - 8)).astype(np.uint8)
+    luma, bits = _luma_plane(frame)
+    return luma[window].copy() if bits == 8 else (luma[window] >> (bits - 8)).astype(np.uint8)
 
 
 def _look(reformatter: VideoReformatter, frame: Any, facts: VideoFacts) -> bytes:

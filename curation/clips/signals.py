@@ -23,7 +23,7 @@ FLOW_SLOPE, FLOW_INTERCEPT = 1.05, -0.59
 FOLLOWED = 3.0  # blocks with texture, of about 140; fewer tell no motion
 OBJECT = 0.004  # of the longer side in a tenth of a second, half a pixel of 128: what a block must do beyond the camera
 BLACK, WHITE = 16, 235  # luma; pixels of video range beyond are clipped
-FULL_BLACK, FULL_WHITE = 1, 254  # the same of full-range ("yuvj") formats
+FULL_BLACK, FULL_WHITE = 1, 254  # the same of full range
 
 # name -> (unit, meaning); every signal is float32 per frame, NaN where it was not measured
 FRAME_SIGNALS = {
@@ -63,13 +63,18 @@ SAMPLED_SIGNALS = {
     "white_clipped": ("0..1", "share of the picture inside borders at or above white"),
     "blockiness": ("ratio", "luma steps across the codec's 8-pixel grid over those inside it, less 1; 0 is none"),
     "noise": ("luma", "standard deviation of noise in the flattest tenth of the picture, at native size"),
-    "native_motion": ("luma", "VMAF motion from the frame before, at native size (curation/clips/native_motion.py)"),
     "border_left": ("widths", "width of the dark border on the left"),
     "border_right": ("widths", "width of the dark border on the right"),
     "border_top": ("heights", "height of the dark border above"),
     "border_bottom": ("heights", "height of the dark border below"),
 }
-SIGNALS = {**FRAME_SIGNALS, **BLEND_SIGNALS, **STEP_SIGNALS, **SAMPLED_SIGNALS}
+PAIR_SIGNALS = {
+    "native_motion": (
+        "luma",
+        "VMAF motion from the frame before, at native size, once a second (clips/native_motion.py)",
+    ),
+}
+SIGNALS = {**FRAME_SIGNALS, **BLEND_SIGNALS, **STEP_SIGNALS, **SAMPLED_SIGNALS, **PAIR_SIGNALS}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,7 +124,8 @@ class Measuring:
             "luma_change": self._change("small", small),
             "fine_change": self._change("luma", batch.luma),
             **self._steps.measure(batch, contrast),
-            **_samples(batch, facts),
+            **_samples(batch),
+            "native_motion": batch.native_motion,
         }
         for name, values in signals.items():
             self._signals[name].append(values.astype(np.float32))
@@ -244,9 +250,8 @@ def _thumbnail(picture: np.ndarray) -> np.ndarray:
     return cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
 
 
-def _samples(batch: FrameBatch, facts: VideoFacts) -> dict[str, np.ndarray]:
+def _samples(batch: FrameBatch) -> dict[str, np.ndarray]:
     result = {name: np.full(len(batch.pts), np.nan) for name in SAMPLED_SIGNALS}
-    black, white = (FULL_BLACK, FULL_WHITE) if facts.pixel_format.startswith("yuvj") else (BLACK, WHITE)
     for sample in batch.samples:
         i, picture = sample.index, sample.luma
         left, right, top, bottom = _borders(picture)
@@ -258,8 +263,8 @@ def _samples(batch: FrameBatch, facts: VideoFacts) -> dict[str, np.ndarray]:
         sides = (left / width, right / width, top / height, bottom / height)
         for name, side in zip(("left", "right", "top", "bottom"), sides, strict=True):
             result[f"border_{name}"][i] = side
+        black, white = (FULL_BLACK, FULL_WHITE) if sample.full_range else (BLACK, WHITE)
         result["black_clipped"][i], result["white_clipped"][i] = (inner <= black).mean(), (inner >= white).mean()
-        result["native_motion"][i] = sample.native_motion
         result["blockiness"][i] = _blockiness(sample.detail)
         result["noise"][i] = _noise(sample.detail)
     return result

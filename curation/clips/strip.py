@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from curation.clips.frames import SAMPLE_SECONDS, STEP_SECONDS, Scan, VideoFacts
+from curation.clips.frames import JITTER_SECONDS, SAMPLE_SECONDS, STEP_SECONDS, Scan, VideoFacts
 from curation.clips.signals import SIGNALS, Measured, Measuring
 from curation.clips.storage import filesystem, write_bytes
 from curation.clips.time import Clock
@@ -62,6 +62,16 @@ class Strip:
     def after_first(self, name: str) -> np.ndarray:
         """A difference signal without the first frame, whose predecessor lies outside the span."""
         values = self.signals[name][1:]
+        return values[~np.isnan(values)]
+
+    def steps_inside(self, steps: int = 1) -> np.ndarray:
+        """Frames that end a step of a tenth of a second (or as many in a row) which began inside the span, bool [F]."""
+        inside: np.ndarray = self.clock.frame_seconds >= steps * STEP_SECONDS - JITTER_SECONDS
+        return inside
+
+    def steps(self, name: str) -> np.ndarray:
+        """The values of a step signal whose steps lie wholly inside the span, float32 [steps]."""
+        values = self.signals[name][self.steps_inside()]
         return values[~np.isnan(values)]
 
     @cached_property

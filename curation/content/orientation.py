@@ -5,6 +5,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+MOST_LOST = 0.75  # of the set
+
 
 def surplus(
     landscape: Sequence[bool], clip_ids: Sequence[str], landscape_share: float
@@ -12,7 +14,8 @@ def surplus(
     """Which clips are too many of their orientation: (bool [N], draw float64 [N]).
 
     As many clips stay as the share allows; of the orientation there is too much of, those with the highest draws go. A draw
-    depends on the clip's identity alone. Where one orientation is missing no mix can be reached, and nothing goes.
+    depends on the clip's identity alone. Nothing goes where the mix would cost more than three quarters of the set: one portrait
+    among a hundred landscapes is no reason to drop ninety-nine.
     """
     wide = np.array(landscape, bool)
     drawn = np.array(
@@ -25,4 +28,4 @@ def surplus(
         if other and own > most:
             by_draw = np.flatnonzero(one)[np.argsort(drawn[one])]
             gone[by_draw[max(1, most) :]] = True
-    return gone, drawn
+    return gone & (gone.mean() <= MOST_LOST if len(gone) else False), drawn

@@ -37,7 +37,9 @@ class Camera(Filter):
             meaning="mean turn of the camera, clockwise (the picture turns the other way)",
         ),
         Signal(
-            name="camera_speed", unit="longer sides / s", meaning="median speed of the camera, whichever way it goes"
+            name="camera_speed",
+            unit="longer sides / s",
+            meaning="median speed of the picture's points, by shift, zoom and roll",
         ),
         Signal(
             name="camera_stands", unit="0..1", meaning="share of tenths of a second in which the camera stands still"
@@ -48,12 +50,11 @@ class Camera(Filter):
         path = camera_path(clip.strip)
         if len(path) < 4:
             return self.unmeasured(NO_PATH)
-        speed = np.hypot(path.x, path.y)
         return {
             "pan": -float(path.x.mean()),
             "tilt": float(path.y.mean()),
             "zoom": float(path.zoom.mean()),
             "roll": -float(path.roll.mean()),
-            "camera_speed": float(np.median(speed)),
+            "camera_speed": float(np.median(path.speed)),
             "camera_stands": float(np.mean(path.speed < STANDS)),
         }

@@ -35,8 +35,8 @@ class MotionVectors(Filter):
 
     def score(self, clip: ClipView) -> dict[str, Score]:
         return {
-            "motion_vector": _mean(clip.strip.after_first("block_motion")),
-            "flow_motion": _mean(clip.strip.after_first("flow_motion")),
+            "motion_vector": _mean(clip.strip.steps("block_motion")),
+            "flow_motion": _mean(clip.strip.steps("flow_motion")),
         }
 
 

@@ -2,9 +2,6 @@
 
 from typing import final
 
-import numpy as np
-
-from curation.clips.frames import JITTER_SECONDS, STEP_SECONDS
 from curation.contracts import ClipView, Filter, Score, Signal
 from curation.motion.path import NO_PATH
 
@@ -30,11 +27,9 @@ class Objects(Filter):
     )
 
     def score(self, clip: ClipView) -> dict[str, Score]:
-        inside = clip.strip.clock.frame_seconds >= STEP_SECONDS - JITTER_SECONDS
         found = {}
         for signal in self.signals:
-            values = clip.strip.signals[signal.name][inside]
-            values = values[np.isfinite(values)]
+            values = clip.strip.steps(signal.name)
             if len(values) < 2:
                 return self.unmeasured(NO_PATH)
             found[signal.name] = float(values.mean())

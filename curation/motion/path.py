@@ -4,7 +4,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from curation.clips.frames import JITTER_SECONDS, STEP_SECONDS
 from curation.clips.strip import Strip
 
 NO_PATH = "fewer than four tenths of a second have a picture to hold on to"
@@ -45,10 +44,10 @@ class CameraPath:
 
 def camera_path(strip: Strip) -> CameraPath:
     """The known steps of a strip. The first step of a span begins outside it and is left out."""
-    signals, seconds = strip.signals, strip.clock.frame_seconds
-    known = np.isfinite(signals["camera_x"]) & (seconds >= STEP_SECONDS - JITTER_SECONDS)
+    signals = strip.signals
+    known = np.isfinite(signals["camera_x"]) & strip.steps_inside()
     return CameraPath(
-        seconds=seconds[known],
+        seconds=strip.clock.frame_seconds[known],
         x=signals["camera_x"][known],
         y=signals["camera_y"][known],
         zoom=signals["camera_zoom"][known],

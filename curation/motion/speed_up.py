@@ -25,7 +25,7 @@ class SpeedUp(Filter):
     def score(self, clip: ClipView) -> dict[str, Score]:
         signals = clip.strip.signals
         moving = np.isfinite(signals["incoherence"]) & (signals["flow_motion"] > MOVES)
-        moving[:1] = False
+        moving &= clip.strip.steps_inside(2)  # of two steps the first must not begin outside
         if moving.sum() < 5:
             return self.unmeasured("too little moves in it")
         return {"motion_incoherence": float(np.median(signals["incoherence"][moving]))}

@@ -67,9 +67,9 @@ class Aesthetic(Filter):
                 raise WrongCall(
                     f"models.{name}: there is no file {given[name]}; no package ships it, see models/content/aesthetic.py"
                 )
-        from models.content.aesthetic import load_head
-
         try:
-            load_head(given["aesthetic_head"])
+            _model(
+                given["aesthetic_clip"], given["aesthetic_head"]
+            )  # six seconds, once, before footage is decoded for nothing
         except ValueError as error:
-            raise WrongCall(f"models.aesthetic_head: {error}") from error
+            raise WrongCall(f"models.aesthetic_clip, models.aesthetic_head: {error}") from error

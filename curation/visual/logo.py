@@ -27,7 +27,7 @@ class Logo(Filter):
 
     stage = "visual"
     rung = "models"
-    cost = 4.4
+    cost = 1.5
     signals = (
         Signal(
             name="logo_score", unit="0..1", meaning="how much of the surest mark's gradient lasts; 0 without a mark"

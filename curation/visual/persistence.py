@@ -110,6 +110,6 @@ def _persistence(looks: tuple[bytes, ...], borders: tuple[float, ...]) -> Persis
     left, right = (round(share * width) + (RIM if share else 0) for share in borders[:2])
     top, bottom = (round(share * height) + (RIM if share else 0) for share in borders[2:])
     if width - left - right < MIN_SIDE or height - top - bottom < MIN_SIDE:
-        return Unmeasured("it is nearly all border")
+        return Unmeasured("inside its borders its pictures are smaller than 64 pixels")
     inside = np.s_[top : height - bottom, left : width - right]
     return Persistence(np.stack([cv2.GaussianBlur(p[inside].astype(np.float32), (0, 0), 0.6) for p in pictures]))

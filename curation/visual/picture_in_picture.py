@@ -33,7 +33,7 @@ class PictureInPicture(Filter):
 
     stage = "visual"
     rung = "models"
-    cost = 8.3  # 4.7 of it its own, when the logo was looked for before
+    cost = 1.7  # when the logo was looked for before
     signals = (
         Signal(name="inset_score", unit="0..1", meaning="how surely a second picture is set into the picture"),
         Signal(name="inset_share", unit="0..1", meaning="share of the picture's area of the likeliest such rectangle"),

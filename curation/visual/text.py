@@ -53,7 +53,7 @@ class Text(Filter):
         ),
     )
     rung = "models"
-    cost = 27.0
+    cost = 18.0
 
     def score(self, clip: ClipView) -> dict[str, Score]:
         if not clip.looks:

@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import numpy as np
 import pytest
 
 from curation.content.orientation import surplus
@@ -43,9 +42,10 @@ def test_a_larger_set_keeps_what_a_smaller_one_kept_of_the_same_draws() -> None:
 def test_a_set_of_one_orientation_is_left_alone() -> None:
     gone, _ = surplus([True] * 5, list("abcde"), 0.6)
     assert not gone.any() and not surplus([], [], 0.6)[0].any()
+    lonely, _ = surplus([True] * 99 + [False], [str(i) for i in range(100)], 0.6)
+    assert not lonely.any(), "a mix that costs more than three quarters is not made"
     assert not surplus([True, False], ["a", "b"], 0.6)[0].all()
 
 
 def test_the_papers_sets_have_the_papers_mix() -> None:
     assert load_recipe("moviegen_256").landscape_share == 0.6 and load_recipe("moviegen_768").landscape_share == 0.8
-    assert np.isclose(0.6 / 0.4, 15 / 10)
