@@ -148,6 +148,33 @@ def test_a_new_version_of_a_model_decodes_and_leaves_the_rest(measured: Any) -> 
     assert not again.embeddings
 
 
+def test_an_old_number_does_not_spare_its_own_renewal(measured: Any) -> None:
+    """A ladder, and a score of an older version that failed: it is measured again, not dropped."""
+    video, known, lake = measured
+    old = {k: clip | {"text_score": 0.9} for k, clip in _outdated(known, "text_score").items()}
+    old = {k: clip | {"aspect": known[k]["aspect"]} for k, clip in old.items()}
+    bare = DEMO.model_copy(update={"audit_share": 0.0})
+    prison = Prison()
+    again = measure(video, bare, True, prison, lake, old)
+    prison.close()
+    for clip in again.clips:
+        assert clip["text_score"] == known[clip["clip_id"]]["text_score"] is not None and not clip["skipped_signals"]
+
+
+def test_what_an_old_number_spared_is_measured_when_the_new_one_passes(measured: Any) -> None:
+    video, known, lake = measured
+    spared = {"jitter": 99.0, "text_score": None, "skipped_signals": ["text_score", "text_share", "overlay_text_score"]}
+    old = {k: clip | spared | {"aspect": known[k]["aspect"]} for k, clip in _outdated(known, "jitter").items()}
+    bare = DEMO.model_copy(update={"audit_share": 0.0})
+    assert measure(video, bare, True, NoPrison(), lake, old).video["cause"] == "decoder_failed", "it asks for a decode"
+    prison = Prison()
+    again = measure(video, bare, True, prison, lake, old)
+    prison.close()
+    for clip in again.clips:
+        assert clip["text_score"] == known[clip["clip_id"]]["text_score"] and not clip["skipped_signals"]
+        assert clip["jitter"] == pytest.approx(known[clip["clip_id"]]["jitter"])
+
+
 # --- many runs over one lake --------------------------------------------------------------------------------------------
 
 

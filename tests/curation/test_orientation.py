@@ -34,9 +34,10 @@ def test_as_many_stay_as_the_share_allows(share: float, wide: int, tall: int) ->
 
 def test_a_larger_set_keeps_what_a_smaller_one_kept_of_the_same_draws() -> None:
     names = [f"w{i}" for i in range(40)]
-    small, drawn = surplus([True] * 40 + [False] * 4, [*names, *"abcd"], 0.6)
-    large, _ = surplus([True] * 40 + [False] * 8, [*names, *"abcdefgh"], 0.6)
-    assert not (large[:40] & ~small[:40]).any() and (drawn[:40][small[:40]].min() > drawn[:40][~small[:40]].max())
+    small, drawn = surplus([True] * 40 + [False] * 8, [*names, *"abcdefgh"], 0.6)
+    large, _ = surplus([True] * 40 + [False] * 12, [*names, *"abcdefghijkl"], 0.6)
+    assert small.sum() == 28 and large.sum() == 22 and not (large[:40] & ~small[:40]).any()
+    assert drawn[:40][small[:40]].min() > drawn[:40][~small[:40]].max()
 
 
 def test_a_set_of_one_orientation_is_left_alone() -> None:

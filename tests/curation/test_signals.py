@@ -86,6 +86,26 @@ def test_signals_do_not_depend_on_where_batches_end(monkeypatch: pytest.MonkeyPa
         np.testing.assert_allclose(values, pieces.signals[name], rtol=1e-4, atol=1e-4, equal_nan=True, err_msg=name)
 
 
+@pytest.mark.parametrize("pixel_format", ["yuv420p", "yuv420p10le", "gbrp10le", "gbrp12le", "gray10le"])
+def test_native_motion_is_in_8_bit_luma_whatever_the_format(tmp_path: Path, pixel_format: str) -> None:
+    pictures = _pan(4)
+    strip = make_strip(_encode(tmp_path / "pan.mkv", pictures, "ffv1", pixel_format), looks=False).strip
+    grey = make_strip(_encode(tmp_path / "grey.mkv", pictures, "ffv1", "gray"), looks=False).strip
+    full = 1.0 if pixel_format.startswith(("gray", "gbr")) else 219 / 255
+    expected = full * np.nanmean(grey.signals["native_motion"])
+    assert np.nanmean(strip.signals["native_motion"]) == pytest.approx(expected, rel=0.03)
+    assert 1 <= len(strip.sampled("native_motion")) <= 2, "one pair a second"
+
+
+def test_what_moves_before_a_cut_is_not_the_next_clips_motion(tmp_path: Path) -> None:
+    """Two locked pictures, each still; a step of a tenth of a second lies across the cut."""
+    stills = [_texture(288, 512).astype(np.uint8) for _ in range(2)]
+    path = _encode(tmp_path / "cut.mkv", [stills[0]] * 31 + [stills[1]] * 40, "libvpx-vp9", deadline="realtime")
+    clip = make_strip(path, looks=False).strip.span(31, 71)
+    assert clip.after_first("flow_motion").max() > 0.5 > 0.05 > clip.steps("flow_motion").max()
+    assert len(clip.steps("flow_motion")) >= 10
+
+
 def test_thumbnails_come_back_from_the_stored_strip(tmp_path: Path) -> None:
     strip = make_strip(str(SAMPLES / "roof_portrait_pan_hdr10_av1.mp4"), "v", looks=False).strip
     write_strips(str(tmp_path / "s.parquet"), [strip])
