@@ -101,8 +101,8 @@ def rectangles(looks: Persistence) -> Iterator[Rectangle]:
                 for y in levels
                 for end in ((left - 2 - past, left - 2), (right + 3, right + 3 + past))
             ]
-            runs_on = [each for each in on if not np.isnan(each)]
-            edges = float(np.mean(sides)) - 0.5 * float(np.mean(runs_on or [0.0])) - HIDDEN * (4 - len(sides))
+            runs_on = [each for each in on if each == each]  # without nan
+            edges = sum(sides) / len(sides) - 0.5 * sum(runs_on) / max(1, len(runs_on)) - HIDDEN * (4 - len(sides))
             yield Rectangle(left, top, right, bottom, share, edges)
 
 
