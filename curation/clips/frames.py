@@ -391,7 +391,7 @@ class _Schedule:
     def __init__(self, facts: VideoFacts, looks: bool, samples: bool):
         self.facts = facts
         self.next_sample = 0.0 if samples else float("inf")
-        # an odd number of frames, so that pictures shown twice or thrice are met in every phase; 60 is faster than any film
+        # an odd number of frames, so that pictures shown twice or thrice are met in every phase; at most 121 for rates that cannot be true
         self.pair_every = min(121, max(1, round(facts.fps))) | 1 if samples else 0
         self.sampler, self.looker = VideoReformatter(), VideoReformatter()
         claimed = facts.claimed_seconds or 0.0
