@@ -22,14 +22,19 @@ def save_model(folder: str | os.PathLike, model: nn.Module, **extra: Any) -> Pat
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    path = f"{type(model).__module__}.{type(model).__qualname__}"
-    document = {**extra, "class": path, "config": asdict(model.config)}  # type: ignore[call-overload]
+    document = model_document(model, **extra)
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     save_file(tensors, folder / f".{WEIGHTS}.part")
     (folder / f".{CONFIG}.part").write_text(json.dumps(document, indent=2) + "\n")
     os.replace(folder / f".{WEIGHTS}.part", folder / WEIGHTS)
     os.replace(folder / f".{CONFIG}.part", folder / CONFIG)
     return folder
+
+
+def model_document(model: nn.Module, **extra: Any) -> dict[str, Any]:
+    """The content of config.json: `build_model` makes an untrained twin of the model from it."""
+    path = f"{type(model).__module__}.{type(model).__qualname__}"
+    return {**extra, "class": path, "config": asdict(model.config)}  # type: ignore[call-overload]
 
 
 def read_config(folder: str | os.PathLike) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from training.data.pixels import WindowReader, pixel_shape, read_window, to_sign
 from training.data.plan import Plan, Sample
 from training.evaluation.reconstruction import ReconstructionValidation, evaluate_rows
 from training.evaluation.validation import choose_clips
-from training.loop import Training, run_loop
+from training.loop import Interruption, Training, run_loop
 from training.metrics import MetricsLog
 from training.objectives.adversarial import AdversarialObjective
 from training.recipes import recipe_hash
@@ -24,11 +24,11 @@ from training.runs import Run, Setup, check_plan, described, loop_config, open_l
 from training.world import World
 
 
-def train_autoencoder(run: Run, world: World) -> bool:
+def train_autoencoder(run: Run, world: World, interruption: Interruption | None = None) -> bool:
     """Fill run.out; True when finished, False when stopped on request. A run with checkpoints continues."""
     recipe = run.recipe
     rows = open_snapshot(run.snapshot).kept_clips().to_pylist()
-    setup = set_up_autoencoder(run, world, newest(run.out))
+    setup = set_up_autoencoder(run, world, newest(run.storage))
     plan, training = setup.plan, setup.training
     log = open_log(run, world, plan, sum(row["split"] != "train" for row in rows), training)
     done = run_loop(
@@ -37,6 +37,7 @@ def train_autoencoder(run: Run, world: World) -> bool:
         setup.loader,
         loop_config(recipe),
         out=run.out,
+        storage=run.storage,
         world=world,
         num_rows=len(plan.bucket_of),
         state={"plan_hash": plan.hash(), "recipe_hash": recipe_hash(recipe), "snapshot": run.snapshot},
@@ -44,6 +45,7 @@ def train_autoencoder(run: Run, world: World) -> bool:
         log=log,
         validate=setup.validate,
         work=setup.work,
+        interruption=interruption,
     )
     setup.loader.close()
     if done and world.is_first:

@@ -1,121 +1,254 @@
-"""Checkpoints: a folder written whole or not at all. The newest with a COMMIT wins; everything else is debris."""
+"""Checkpoints: written beside training by all workers together, there whole or not at all, read back on any number of them.
+
+PyTorch's distributed format, a folder a step, and then COMMIT: the names and sizes of all files, written last. The newest
+COMMIT wins; every other folder is debris of a save that was cut off. The format's index is a pickle: whoever may write to
+a run's checkpoints may run code in it. Models for others are the safetensors in final/.
+"""
 
 import json
-import os
-import shutil
-from dataclasses import dataclass
+import time
+import warnings
+from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from safetensors.torch import load_file, save_file
-from torch import nn
+import torch.distributed as dist
+import torch.distributed.checkpoint as dcp
+from torch import Tensor, nn
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
-from models.weights import save_model
-from training.optim import MovingAverage
+from models.weights import build_model, save_model
+from training.optim import MovingAverage, optimizer_tensors
+from training.storage import Storage
+
+COMMIT, STATE, CONFIG = "COMMIT", "state.json", "config.json"
+# One process alone is nothing to warn about.
+warnings.filterwarnings("ignore", message="torch.distributed is disabled, unavailable or uninitialized")
+SAVE_TIMEOUT = timedelta(hours=2)  # for workers that write slowly; training's own messages have a shorter one
+
+
+class CheckpointFailed(RuntimeError):
+    """A checkpoint could not be written; those before it are untouched."""
 
 
 class Stateful(Protocol):
     """What trains beside the model, see training.loop.Companion."""
 
-    def state_dict(self) -> dict[str, Any]: ...
-    def load_state_dict(self, state: dict[str, Any]) -> None: ...
+    def tensors(self) -> dict[str, Any]:
+        """Everything to keep, live: loading writes into these very tensors."""
+        ...
 
 
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint:
     """A committed folder and the number of steps it has seen."""
 
-    path: Path
+    storage: Storage = field(repr=False)
+    folder: str
     step: int
+
+    @property
+    def path(self) -> str:
+        """Where it is, for people."""
+        return f"{self.storage.uri}/{self.folder}"
 
     @property
     def state(self) -> dict[str, Any]:
         """What the run wrote beside the weights: step, hashes, rows that failed to decode."""
-        return json.loads((self.path / "state.json").read_text())
+        return json.loads(self.storage.read(f"{self.folder}/{STATE}"))
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The model's config.json document."""
+        return json.loads(self.storage.read(f"{self.folder}/{CONFIG}"))
 
 
-def list_checkpoints(out: Path) -> list[Checkpoint]:
-    """Committed checkpoints of a run whose files are all there, oldest first."""
-    found = []
-    for path in sorted((out / "checkpoints").glob("step-*")):
-        if path.suffix != ".partial" and _is_whole(path):
-            found.append(Checkpoint(path=path, step=int(path.name.removeprefix("step-"))))
-    return found
+def list_checkpoints(storage: Storage) -> list[Checkpoint]:
+    """Committed checkpoints whose files are all there, oldest first."""
+    return [
+        Checkpoint(storage=storage, folder=folder, step=int(folder.removeprefix("step-")))
+        for folder in storage.folders()
+        if folder.startswith("step-") and _is_whole(storage, folder)
+    ]
 
 
-def newest(out: Path) -> Checkpoint | None:
-    """The newest committed checkpoint, or None for a run that has none."""
-    found = list_checkpoints(out)
+def newest(storage: Storage) -> Checkpoint | None:
+    """The newest committed checkpoint, or None where there is none."""
+    found = list_checkpoints(storage)
     return found[-1] if found else None
 
 
-def save_checkpoint(
-    out: Path,
-    step: int,
-    *,
-    model: nn.Module,
-    average: MovingAverage,
-    optimizer: torch.optim.Optimizer,
-    companion: Stateful | None = None,
-    state: dict[str, Any],
-    keep: int = 3,
-    extra: dict[str, Any] | None = None,
-) -> Checkpoint:
-    """Write OUT/checkpoints/step-XXXXXXXX, then drop all but the newest `keep`.
+@dataclass(frozen=True, kw_only=True)
+class Saved:
+    """A checkpoint that was committed: how long training stood still for it, and how long it took to be on disk."""
 
-    Everything goes to a `.partial` folder first; COMMIT, naming every file and its size, is its last file, and the
-    rename is the last act. A kill at any moment leaves either the old set or the new one.
+    step: int
+    blocked_seconds: float
+    seconds: float
+    bytes: int
+
+
+class Saver:
+    """Writes checkpoints while training goes on: tensors are copied at once, a thread of every worker writes its share.
+
+    One save at a time: the next waits for the one before, so there is never more than one copy in memory. The first
+    worker writes COMMIT once every worker has written, then drops all but the newest `keep`.
     """
-    final = out / "checkpoints" / f"step-{step:08d}"
-    partial = final.with_name(final.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    save_model(partial, model, **(extra or {}))
-    save_file(average.values, partial / "ema.safetensors")
-    torch.save(optimizer.state_dict(), partial / "optimizer.pt")
-    if companion is not None:
-        torch.save(companion.state_dict(), partial / "companion.pt")
-    (partial / "state.json").write_text(json.dumps(state | {"step": step, "ema_updates": average.updates}, indent=1))
-    sizes = {path.name: path.stat().st_size for path in sorted(partial.iterdir())}
-    for path in partial.iterdir():
-        _flush(path)
-    (partial / "COMMIT").write_text(json.dumps(sizes))
-    _flush(partial / "COMMIT")
-    shutil.rmtree(final, ignore_errors=True)
-    os.replace(partial, final)
-    for old in list_checkpoints(out)[:-keep]:
-        shutil.rmtree(old.path)
-    return Checkpoint(path=final, step=step)
+
+    def __init__(self, storage: Storage, *, is_first: bool = True, keep: int = 3):
+        self.storage, self.is_first, self.keep = storage, is_first, keep
+        # A group of its own: its messages come from another thread than training's and must not mix with them.
+        self.group = dist.new_group(backend="gloo", timeout=SAVE_TIMEOUT) if dist.is_initialized() else None
+        self.pool = ThreadPoolExecutor(1, thread_name_prefix="commit")
+        self.pending: Future[Saved] | None = None
+
+    def save(self, step: int, tensors: dict[str, Any], *, state: Mapping[str, Any], config: Mapping[str, Any]) -> None:
+        """Begin to write step-XXXXXXXX; returns once the tensors have been copied. All workers call it together."""
+        self.finish()
+        began = time.monotonic()
+        folder = f"step-{step:08d}"
+        if self.is_first:
+            self.storage.remove(folder)  # of a save that was cut off, or of files that went missing since
+        if self.group is not None:
+            dist.barrier(self.group)
+        written = dcp.async_save(tensors, storage_writer=self.storage.writer(folder), process_group=self.group)
+        assert isinstance(written, Future)
+        blocked = time.monotonic() - began
+        documents = {
+            STATE: json.dumps({**state, "step": step}, indent=1).encode(),
+            CONFIG: json.dumps(config, indent=2).encode(),
+        }
+        self.pending = self.pool.submit(self._commit, written, folder, step, documents, began, blocked)
+
+    def poll(self) -> Saved | None:
+        """The save that has ended since the last call, if one has; raises CheckpointFailed where it failed."""
+        return self.finish() if self.pending is not None and self.pending.done() else None
+
+    @property
+    def failed(self) -> bool:
+        """Whether the last save has come to nothing."""
+        return self.pending is not None and self.pending.done() and self.pending.exception() is not None
+
+    def finish(self) -> Saved | None:
+        """Wait until nothing is being written; what was saved, if anything was."""
+        pending, self.pending = self.pending, None
+        return None if pending is None else pending.result()
+
+    def close(self) -> None:
+        """Let the save that is going on end, however it ends."""
+        self.pool.shutdown(wait=True)
+
+    def _commit(
+        self, written: Future, folder: str, step: int, documents: dict[str, bytes], began: float, blocked: float
+    ) -> Saved:
+        size = 0
+        try:
+            written.result()
+            if self.is_first:
+                for name, content in documents.items():
+                    self.storage.write(f"{folder}/{name}", content)
+                sizes = self.storage.sizes(folder)
+                size = sum(sizes.values())
+                self.storage.write(f"{folder}/{COMMIT}", json.dumps(sizes).encode())
+                self._drop(folder)
+        except (Exception, CheckpointException) as error:  # the latter derives from BaseException
+            if self.is_first:
+                self.storage.remove(folder)  # half a checkpoint would only keep a full disk full
+            raise CheckpointFailed(
+                f"the checkpoint of step {step} could not be written to {self.storage.uri}: {_cause(error)}. The ones "
+                "before it are whole; make room or mend the storage, then continue with --resume"
+            ) from error
+        return Saved(step=step, blocked_seconds=blocked, seconds=time.monotonic() - began, bytes=size)
+
+    def _drop(self, latest: str) -> None:
+        """Remove the oldest checkpoints, and folders that saves before this one left half-written."""
+        kept = {checkpoint.folder for checkpoint in list_checkpoints(self.storage)[-self.keep :]}
+        for folder in self.storage.folders():
+            if folder.startswith("step-") and folder < latest and folder not in kept:
+                self.storage.remove(folder)
 
 
-def load_checkpoint(
-    checkpoint: Checkpoint,
-    *,
-    model: nn.Module,
-    average: MovingAverage,
-    optimizer: torch.optim.Optimizer,
-    companion: Stateful | None = None,
+def training_tensors(
+    model: nn.Module, average: MovingAverage, optimizer: torch.optim.Optimizer, companion: Stateful | None = None
 ) -> dict[str, Any]:
-    """Restore weights, moving average, optimizer and companion in place; returns the state the run wrote."""
-    model.load_state_dict(load_file(checkpoint.path / "model.safetensors"))
-    average.values = load_file(checkpoint.path / "ema.safetensors")
-    average.updates = checkpoint.state["ema_updates"]
-    optimizer.load_state_dict(torch.load(checkpoint.path / "optimizer.pt", weights_only=True))
-    if companion is not None:
-        companion.load_state_dict(torch.load(checkpoint.path / "companion.pt", weights_only=True))
+    """Everything that training changes, by name, live: saving reads these tensors and loading writes into them."""
+    tensors = {
+        "model": model.state_dict(),
+        "average": average.values,
+        "optimizer": optimizer_tensors(model, optimizer),
+    }
+    return tensors if companion is None else tensors | {"companion": companion.tensors()}
+
+
+def load_checkpoint(checkpoint: Checkpoint, tensors: dict[str, Any]) -> dict[str, Any]:
+    """Read a checkpoint into `tensors` (see `training_tensors`); returns the state the run wrote beside them.
+
+    On any number of workers, whatever number wrote it: each reads the parts that it holds. ValueError where it is of
+    another architecture, before anything has been overwritten.
+    """
+    reader = checkpoint.storage.reader(checkpoint.folder)
+    _check_shapes(checkpoint, reader.read_metadata().state_dict_metadata, tensors)
+    try:
+        dcp.load(tensors, storage_reader=reader, no_dist=True)
+    except CheckpointException as error:
+        raise ValueError(
+            f"{checkpoint.path} cannot be read: {_cause(error)}; remove it to continue from the one before"
+        ) from error
     return checkpoint.state
 
 
-def _is_whole(path: Path) -> bool:
+def export_model(checkpoint: Checkpoint, folder: Path) -> Path:
+    """A checkpoint's moving average as a model (safetensors and config.json) in `folder`, written once."""
+    if folder.exists():
+        return folder
+    document = checkpoint.config
+    model = build_model(document, device="meta").to_empty(device="cpu")
+    average = {name: value.float() for name, value in model.state_dict().items()}
+    dcp.load({"average": average}, storage_reader=checkpoint.storage.reader(checkpoint.folder), no_dist=True)
+    model.load_state_dict(average)
+    partial = folder.with_name(f".{folder.name}.partial")
+    save_model(partial, model, **{name: value for name, value in document.items() if name not in ("class", "config")})
+    partial.rename(folder)
+    return folder
+
+
+def _is_whole(storage: Storage, folder: str) -> bool:
     """COMMIT is there and every file it names has its size: a copy that stopped half-way does not count."""
     try:
-        sizes = json.loads((path / "COMMIT").read_text())
-        return all((path / name).stat().st_size == size for name, size in sizes.items())
+        promised = json.loads(storage.read(f"{folder}/{COMMIT}"))
     except (OSError, json.JSONDecodeError):
         return False
+    found = storage.sizes(folder)
+    return all(found.get(name) == size for name, size in promised.items())
 
 
-def _flush(path: Path) -> None:
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
+def _check_shapes(checkpoint: Checkpoint, saved: Mapping[str, Any], tensors: Mapping[str, Any]) -> None:
+    wanted = {name: tuple(value.shape) for name, value in _flat(tensors).items()}
+    there = {name: tuple(value.size) for name, value in saved.items() if isinstance(value, TensorStorageMetadata)}
+    for name in sorted(wanted.keys() | there.keys()):
+        if wanted.get(name) != there.get(name):
+            what = " x ".join(map(str, there[name])) or "a number" if name in there else "missing"
+            here = " x ".join(map(str, wanted[name])) or "a number" if name in wanted else "unknown"
+            raise ValueError(
+                f"{checkpoint.path} is a checkpoint of another architecture: {name} is {what} there and {here} here; "
+                "continue it with the recipe and the code it was written by"
+            )
+
+
+def _flat(tensors: Mapping[str, Any], prefix: str = "") -> dict[str, Tensor]:
+    found: dict[str, Tensor] = {}
+    for name, value in tensors.items():
+        found |= _flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value}
+    return found
+
+
+def _cause(error: BaseException) -> str:
+    """What went wrong, in the words of the worker that it went wrong on."""
+    for failure, _ in getattr(error, "failures", {}).values():
+        return _cause(failure)
+    return str(error) or type(error).__name__

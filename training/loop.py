@@ -8,14 +8,16 @@ workers, that is the same gradient.
 import math
 import time
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
 
-from training.checkpoints import Checkpoint, load_checkpoint, save_checkpoint
+from models.weights import model_document
+from training.checkpoints import Checkpoint, Saved, Saver, load_checkpoint, training_tensors
 from training.data.groups import Group
 from training.data.plan import Sample, batch_hash
 from training.evaluation.validation import Validate, losses_by_clip, summarised, validate_everywhere
@@ -28,10 +30,14 @@ from training.optim import (
     learning_rate,
     plateau_events,
 )
+from training.storage import Storage
 from training.throughput import Throughput, Work
 from training.world import World
 
 STOP_FILE = "STOP"  # written into the run's folder by whoever wants it to save and leave
+
+# Asked by every worker at every step: to save at once and go on (its node is about to go), or to save and leave.
+Interruption = Callable[[], Literal["save", "stop"] | None]
 
 
 class Objective(Protocol):
@@ -47,8 +53,7 @@ class Companion(Protocol):
 
     def begin_step(self, step: int) -> None: ...
     def finish_step(self, world: World) -> dict[str, float]: ...
-    def state_dict(self) -> dict[str, Any]: ...
-    def load_state_dict(self, state: dict[str, Any]) -> None: ...
+    def tensors(self) -> dict[str, Any]: ...
 
 
 class Batches(Protocol):
@@ -106,16 +111,22 @@ class Training:
         optimizer, average = build_optimizer(model, config), MovingAverage(model, config.ema_decay)
         training = cls(model=model, optimizer=optimizer, average=average, companion=companion)
         if checkpoint:
-            state = load_checkpoint(checkpoint, model=model, average=average, optimizer=optimizer, companion=companion)
+            state = load_checkpoint(checkpoint, training.tensors())
+            average.updates = state["average_updates"]
             training.step, training.unreadable = checkpoint.step, set(state["unreadable"])
-            training.validations = [(step, loss) for step, loss in state.get("validations", ())]
-            training.last_validation = state.get("last_validation", {})
-            training.rate_events = [(step, rate) for step, rate in state.get("rate_events", ())]
+            training.validations = [(step, loss) for step, loss in state["validations"]]
+            training.last_validation = state["last_validation"]
+            training.rate_events = [(step, rate) for step, rate in state["rate_events"]]
         return training
+
+    def tensors(self) -> dict[str, Any]:
+        """Everything that training changes, live."""
+        return training_tensors(self.model, self.average, self.optimizer, self.companion)
 
     def described(self) -> dict[str, Any]:
         """What a checkpoint says of it beside the tensors."""
         return {
+            "average_updates": self.average.updates,
             "unreadable": sorted(self.unreadable),
             "validations": self.validations,
             "last_validation": self.last_validation,
@@ -130,6 +141,7 @@ def run_loop(
     config: LoopConfig,
     *,
     out: Path,
+    storage: Storage,
     world: World,
     num_rows: int,
     state: dict[str, Any],
@@ -138,56 +150,101 @@ def run_loop(
     after_step: Callable[[int], None] | None = None,
     validate: Validate | None = None,
     work: Work | None = None,
+    interruption: Interruption | None = None,
 ) -> bool:
     """Train from `training.step` to `config.steps`; True when done, False when asked to stop before.
 
-    Checkpoints every `checkpoint_every` steps, at the end, and when a file named STOP appears in `out`. `state` (hashes
-    and names) travels in every checkpoint. Only the first worker writes. With `validate`, the held-out clips are
-    measured before the first step, every `validate_every` steps and at the end. `work` counts what a batch costs.
+    Checkpoints go to `storage` every `checkpoint_every` steps, at the end, when a file named STOP appears in `out`, and
+    when `interruption` asks one worker for it. `state` (hashes and names) travels in every checkpoint, `extra` in the
+    model's config.json. Only the first worker logs. With `validate`, the held-out clips are measured before the first
+    step, every `validate_every` steps and at the end. `work` counts what a batch costs.
     """
     limit = max(1, int(config.max_unreadable_share * num_rows))
     throughput = Throughput(work, world)
-    began, seen = time.monotonic(), training.step
+    began, seen, saved_early = time.monotonic(), training.step, False
     if validate and config.validate_every and not training.validations:
         _validate(training, validate, config, world, log)
-    while training.step < config.steps:
-        step = training.step
-        throughput.begin()
-        groups = batches.step(step)
-        throughput.loaded()
-        failed = [clip_id for group in groups for clip_id in group.unreadable]
-        reports = world.gather((failed, (out / STOP_FILE).exists()))  # all workers stop at the same step, or none
-        training.unreadable.update(*(names for names, _ in reports))
-        stop = any(asked for _, asked in reports)
-        try:
-            numbers = train_step(training, objective, groups, config, step, world)
-        except NotFinite as error:
-            if log:
-                log.write("not_finite", at_step=step + 1, why=str(error))
-            raise
-        training.step += 1
-        planned = batches.planned(step) if log else []
-        throughput.done(planned)
-        if len(training.unreadable) > limit:
-            raise TooManyUnreadable(
-                f"{len(training.unreadable)} of {num_rows} rows do not decode (at most {limit} may): "
-                f"{', '.join(sorted(training.unreadable)[:5])}. Curate again, or raise max_unreadable_share"
-            )
-        if log and (training.step % config.log_every == 0 or training.step == config.steps):
-            seconds = time.monotonic() - began
-            numbers["steps_per_second"] = (training.step - seen) / seconds
-            numbers |= throughput.numbers()
-            log.write("step", step=training.step, seconds=round(seconds, 3), batch=batch_hash(planned), **numbers)
-        last = training.step == config.steps
-        if validate and config.validate_every and (training.step % config.validate_every == 0 or last):
-            _validate(training, validate, config, world, log)
-        if training.step % config.checkpoint_every == 0 or last or stop:
-            _save(training, config, out, world, state, extra)
-        if after_step:
-            after_step(training.step)
-        if stop:
-            return training.step == config.steps
-    return True
+    with closing(Saver(storage, is_first=world.is_first, keep=config.keep_checkpoints)) as saver:
+        while training.step < config.steps:
+            step = training.step
+            throughput.begin()
+            groups = batches.step(step)
+            throughput.loaded()
+            asked = _ask_everyone(groups, out, saver, interruption, world)
+            training.unreadable.update(asked.unreadable)
+            try:
+                numbers = train_step(training, objective, groups, config, step, world)
+            except NotFinite as error:
+                if log:
+                    log.write("not_finite", at_step=step + 1, why=str(error))
+                raise
+            training.step += 1
+            planned = batches.planned(step) if log else []
+            throughput.done(planned)
+            if len(training.unreadable) > limit:
+                raise TooManyUnreadable(
+                    f"{len(training.unreadable)} of {num_rows} rows do not decode (at most {limit} may): "
+                    f"{', '.join(sorted(training.unreadable)[:5])}. Curate again, or raise max_unreadable_share"
+                )
+            if log and (training.step % config.log_every == 0 or training.step == config.steps):
+                seconds = time.monotonic() - began
+                numbers["steps_per_second"] = (training.step - seen) / seconds
+                numbers |= throughput.numbers()
+                log.write("step", step=training.step, seconds=round(seconds, 3), batch=batch_hash(planned), **numbers)
+            last = training.step == config.steps
+            if validate and config.validate_every and (training.step % config.validate_every == 0 or last):
+                _validate(training, validate, config, world, log)
+            early = asked.save and not saved_early
+            saved_early |= early
+            if training.step % config.checkpoint_every == 0 or last or asked.stop or early:
+                _note(saver.finish(), log)
+                document = model_document(training.model, **(extra or {}))
+                saver.save(training.step, training.tensors(), state=state | training.described(), config=document)
+            if last or asked.stop or early or asked.save_failed:
+                _note(saver.finish(), log)
+            _note(saver.poll(), log)
+            if after_step:
+                after_step(training.step)
+            if asked.stop:
+                break
+    world.wait()  # for COMMIT, which the first worker writes
+    return training.step == config.steps
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Asked:
+    """What the workers want of this step, the same on all of them."""
+
+    unreadable: set[str]
+    stop: bool
+    save: bool
+    save_failed: bool
+
+
+def _ask_everyone(
+    groups: list[Group], out: Path, saver: Saver, interruption: Interruption | None, world: World
+) -> _Asked:
+    """All workers stop or save at the same step, or none does."""
+    failed = [clip_id for group in groups for clip_id in group.unreadable]
+    wish = "stop" if (out / STOP_FILE).exists() else interruption() if interruption else None
+    reports = world.gather((failed, wish, saver.failed))
+    return _Asked(
+        unreadable={name for names, _, _ in reports for name in names},
+        stop=any(wish == "stop" for _, wish, _ in reports),
+        save=any(wish == "save" for _, wish, _ in reports),
+        save_failed=any(failed for _, _, failed in reports),
+    )
+
+
+def _note(saved: Saved | None, log: MetricsLog | None) -> None:
+    if saved and log:
+        log.write(
+            "checkpoint",
+            at_step=saved.step,
+            blocked_seconds=round(saved.blocked_seconds, 3),
+            seconds=round(saved.seconds, 3),
+            bytes=saved.bytes,
+        )
 
 
 def train_step(
@@ -297,21 +354,3 @@ def _on(group: Group, device: torch.device) -> Group:
     return Group(
         samples=group.samples, data=group.data.to(device), weights=group.weights.to(device), unreadable=group.unreadable
     )
-
-
-def _save(
-    training: Training, config: LoopConfig, out: Path, world: World, state: dict[str, Any], extra: dict[str, Any] | None
-) -> None:
-    if world.is_first:
-        save_checkpoint(
-            out,
-            training.step,
-            model=training.model,
-            average=training.average,
-            optimizer=training.optimizer,
-            companion=training.companion,
-            state=state | training.described(),
-            keep=config.keep_checkpoints,
-            extra=extra,
-        )
-    world.wait()

@@ -65,6 +65,22 @@ def build_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.Ad
     return torch.optim.AdamW(groups, lr=config.learning_rate, betas=config.betas, eps=config.eps)
 
 
+def optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, dict[str, Tensor]]:
+    """AdamW's live state by parameter name, as zeros where no step has been made; shards where parameters are shards.
+
+    By name and not by number, so that a checkpoint survives other groupings. Rates and decays are the recipe's.
+    """
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    found = {}
+    for parameter in (p for group in optimizer.param_groups for p in group["params"]):
+        state = optimizer.state[parameter]
+        if not state:
+            state["step"] = torch.zeros((), dtype=torch.float32)
+            state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(parameter), torch.zeros_like(parameter)
+        found[names[parameter]] = dict(state)
+    return found
+
+
 RateEvent = tuple[int, float]  # (steps done when it was decided, learning rate from then on)
 
 

@@ -62,7 +62,7 @@ def replay(out: str | Path, step: int) -> Replayed:
     if step not in lines:
         told = f"steps {min(lines)} to {max(lines)}" if lines else "no step yet"
         raise ValueError(f"{run.out} logged {told}, not step {step}")
-    checkpoint = next((c for c in reversed(list_checkpoints(run.out)) if c.step < step), None)
+    checkpoint = next((c for c in reversed(list_checkpoints(run.storage)) if c.step < step), None)
     began = read_metrics(run.out, "start")
     if began:
         torch.set_num_threads(began[0]["threads"])

@@ -13,8 +13,8 @@ import torch
 from curation.clips import open_snapshot
 from models.autoencoders.tae import TAE
 from models.video.transformer import VideoTransformer
-from models.weights import read_config, weights_sha256
-from training.checkpoints import Checkpoint, newest
+from models.weights import WEIGHTS, read_config, weights_sha256
+from training.checkpoints import Checkpoint, export_model, list_checkpoints, newest
 from training.data.loader import Loader
 from training.data.plan import Plan, check_splits
 from training.evaluation.validation import Validate
@@ -22,11 +22,19 @@ from training.loop import STOP_FILE, LoopConfig, Objective, Training
 from training.metrics import MetricsLog
 from training.recipes import TAERecipe, VideoRecipe, recipe_from, recipe_hash
 from training.stages import check_start
+from training.storage import Storage, open_storage
 from training.throughput import Work
 from training.world import World
 
 Kind = Literal["tae", "video"]
-_IDENTITY = ("kind", "recipe_hash", "snapshot", "tae_sha256", "start_sha256")  # what makes it this run and no other
+_IDENTITY = (
+    "kind",
+    "recipe_hash",
+    "snapshot",
+    "tae_sha256",
+    "start_sha256",
+    "checkpoints",
+)  # what makes it this run and no other
 RECIPES: dict[str, type[TAERecipe] | type[VideoRecipe]] = {"tae": TAERecipe, "video": VideoRecipe}
 
 
@@ -42,6 +50,12 @@ class Run:
     tae_sha256: str | None = None
     start: Path | None = None  # weights of the stage before
     start_sha256: str | None = None
+    checkpoints: str | None = None  # where they go, when not into `out`
+
+    @property
+    def storage(self) -> Storage:
+        """Where this run's checkpoints are."""
+        return open_storage(self.checkpoints or self.out / "checkpoints")
 
     def described(self) -> dict[str, Any]:
         """The content of run.json."""
@@ -54,6 +68,7 @@ class Run:
             "tae_sha256": self.tae_sha256,
             "start": None if self.start is None else str(self.start),
             "start_sha256": self.start_sha256,
+            "checkpoints": self.checkpoints,
         }
 
 
@@ -78,6 +93,7 @@ def prepare_run(
     resume: bool = False,
     tae: str | Path | None = None,
     start: str | Path | None = None,
+    checkpoints: str | None = None,
 ) -> Run:
     """Check everything that can be wrong with a call, then write OUT/run.json; a ValueError writes nothing."""
     folder = local_folder(out)
@@ -105,6 +121,7 @@ def prepare_run(
         tae_sha256=tae_sha256,
         start=start_folder,
         start_sha256=None if start_folder is None else weights_sha256(start_folder),
+        checkpoints=checkpoints,
     )
     _check_folder(run, resume)
     folder.mkdir(parents=True, exist_ok=True)
@@ -143,8 +160,9 @@ def load_run(out: str | Path) -> Run:
         recipe=recipe_from(RECIPES[found["kind"]], found["recipe"]),  # type: ignore[type-var]
         tae=None if found["tae"] is None else Path(found["tae"]),
         tae_sha256=found["tae_sha256"],
-        start=None if found.get("start") is None else Path(found["start"]),
-        start_sha256=found.get("start_sha256"),
+        start=None if found["start"] is None else Path(found["start"]),
+        start_sha256=found["start_sha256"],
+        checkpoints=found["checkpoints"],
     )
 
 
@@ -173,12 +191,15 @@ def local_folder(uri: str | Path) -> Path:
 
 
 def find_model(path: str | Path, kind: Kind) -> Path:
-    """The weights folder of a run, a checkpoint or a final folder, or a ValueError that says what is there instead."""
+    """The weights folder of a run or of one of its checkpoints, or a ValueError that says what is there instead.
+
+    Of a run that is not finished, and of a checkpoint, the moving average is written to the run's exported/ first.
+    """
     folder = local_folder(path)
-    candidates = [folder, folder / "final"]
-    found = next((c for c in candidates if (c / "config.json").is_file()), None)
-    if found is None and (checkpoint := newest(folder)):
-        found = checkpoint.path
+    found = next((c for c in (folder, folder / "final") if (c / WEIGHTS).is_file()), None)
+    if found is None and (checkpoint := _checkpoint_at(folder)):
+        run = folder if (folder / "run.json").is_file() else folder.parent.parent
+        found = export_model(checkpoint, run / "exported" / checkpoint.folder)
     if found is None:
         raise ValueError(
             f"{path} holds no trained model; pass the --out of `cinemill train {kind}`, or its final/ folder"
@@ -187,6 +208,13 @@ def find_model(path: str | Path, kind: Kind) -> Path:
     if trained.get("kind") != kind:
         raise ValueError(f"{path} holds a {trained.get('kind', 'different')} model, not a {kind} one")
     return found
+
+
+def _checkpoint_at(folder: Path) -> Checkpoint | None:
+    """The checkpoint that a folder is, or the newest of the run that it holds."""
+    if (folder / "run.json").is_file():
+        return newest(load_run(folder).storage)
+    return next((c for c in list_checkpoints(open_storage(folder.parent)) if c.folder == folder.name), None)
 
 
 def trained_recipe(folder: Path) -> TAERecipe | VideoRecipe:
@@ -203,7 +231,7 @@ def _check_folder(run: Run, resume: bool) -> None:
             raise ValueError(f"{run.out} is not empty and holds no training run; choose another --out")
         return
     before, now = json.loads(path.read_text()), run.described()
-    checkpoint = newest(run.out)
+    checkpoint = newest(run.storage)
     place = f"at step {checkpoint.step}" if checkpoint else "without a checkpoint yet"
     different = [name for name in _IDENTITY if before.get(name) != now[name]]
     if different:

@@ -26,7 +26,7 @@ from training.evaluation.flow_loss import FlowValidation, compare_samples, evalu
 from training.evaluation.sample_grid import SampleGrid
 from training.evaluation.validation import choose_clips
 from training.generate import Generator
-from training.loop import Training, run_loop
+from training.loop import Interruption, Training, run_loop
 from training.metrics import MetricsLog
 from training.objectives.flow import FlowObjective
 from training.recipes import recipe_hash
@@ -38,10 +38,10 @@ from training.world import World
 NUM_SAMPLES = 4  # training captions that a finished run generates from, to compare with the clips
 
 
-def train_transformer(run: Run, world: World) -> bool:
+def train_transformer(run: Run, world: World, interruption: Interruption | None = None) -> bool:
     """Fill run.out; True when finished, False when stopped on request. A run with checkpoints continues."""
     recipe = run.recipe
-    setup = set_up_transformer(run, world, newest(run.out))
+    setup = set_up_transformer(run, world, newest(run.storage))
     plan, training, encode, store = setup.plan, setup.training, setup.encode, setup.store
     log = open_log(run, world, plan, setup.num_validation, training)
     setup.latents.failed.update(encode_rows(store, plan, world, log))
@@ -52,6 +52,7 @@ def train_transformer(run: Run, world: World) -> bool:
         setup.loader,
         loop_config(recipe),
         out=run.out,
+        storage=run.storage,
         world=world,
         num_rows=len(plan.bucket_of),
         state={"plan_hash": plan.hash(), "recipe_hash": recipe_hash(recipe), "snapshot": run.snapshot},
@@ -59,6 +60,7 @@ def train_transformer(run: Run, world: World) -> bool:
         log=log,
         validate=setup.validate,
         work=setup.work,
+        interruption=interruption,
         after_step=sample_grid(run, setup) if world.is_first and recipe.sample_every else None,
     )
     setup.loader.close()

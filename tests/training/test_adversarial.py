@@ -16,6 +16,7 @@ from training.objectives.adversarial import AdversarialConfig, AdversarialObject
 from training.objectives.autoencoder import AutoencoderObjective
 from training.optim import OptimizerConfig
 from training.recipes import recipe_from
+from training.storage import open_storage
 from training.world import World
 
 CRITIC = AdversarialConfig(weight=0.5, discriminator=DiscriminatorConfig(width=8, layers=2, groups=4))
@@ -86,7 +87,7 @@ def test_a_run_with_a_critic_resumes_bit_for_bit(plan, tae_recipe, tmp_path):
     for name, parts in (("straight", (4,)), ("parts", (2, 4))):
         out = tmp_path / name
         for until in parts:
-            training = start(tae_recipe, checkpoint=newest(out))
+            training = start(tae_recipe, checkpoint=newest(open_storage(out / "checkpoints")))
             loader = Loader(plan, WindowReader(plan), pixel_shape, last_step=4)
             config = replace(CONFIG, steps=until)
             run_loop(
@@ -95,6 +96,7 @@ def test_a_run_with_a_critic_resumes_bit_for_bit(plan, tae_recipe, tmp_path):
                 loader,
                 config,
                 out=out,
+                storage=open_storage(out / "checkpoints"),
                 world=World(),
                 num_rows=3,
                 state={"plan_hash": ""},

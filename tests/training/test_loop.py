@@ -29,6 +29,7 @@ from training.loop import (
 from training.metrics import MetricsLog, read_metrics
 from training.optim import OptimizerConfig
 from training.recipes import tae_demo
+from training.storage import open_storage
 from training.world import World
 
 SHAPE = (3,)
@@ -83,7 +84,7 @@ def make_plan(batch=None) -> Plan:
 
 def run(out: Path, steps_of=CONFIG, fetch=fetch, until=None, plan=None):
     plan = plan or make_plan()
-    training = Training.start(Cubic(), CONFIG.optimizer, newest(out))
+    training = Training.start(Cubic(), CONFIG.optimizer, newest(open_storage(out / "checkpoints")))
     log = MetricsLog(out, tensorboard=False)
     loader = Loader(plan, fetch, shape, last_step=steps_of.steps)
 
@@ -97,6 +98,7 @@ def run(out: Path, steps_of=CONFIG, fetch=fetch, until=None, plan=None):
         loader,
         steps_of,
         out=out,
+        storage=open_storage(out / "checkpoints"),
         world=World(),
         num_rows=12,
         state={"plan_hash": plan.hash()},
@@ -141,7 +143,7 @@ def test_stopping_leaves_a_checkpoint_of_the_very_step(tmp_path):
 
     assert not done
     assert training.step == 2
-    assert newest(tmp_path).step == 2
+    assert newest(open_storage(tmp_path / "checkpoints")).step == 2
 
 
 def test_rows_that_do_not_decode_weigh_nothing_and_are_counted(tmp_path):
@@ -158,7 +160,7 @@ def test_rows_that_do_not_decode_weigh_nothing_and_are_counted(tmp_path):
 
     assert training.unreadable == {broken}
     assert lines[0]["samples"] == 3 and max(line["samples"] for line in lines) == 4
-    assert newest(tmp_path).state["unreadable"] == [broken]
+    assert newest(open_storage(tmp_path / "checkpoints")).state["unreadable"] == [broken]
 
 
 def test_too_many_unreadable_rows_stop_the_run_with_their_names(tmp_path):
@@ -180,7 +182,7 @@ def test_a_loss_that_is_no_number_stops_the_run_before_it_spoils_the_weights(tmp
 
     with pytest.raises(NotFinite, match=r"the loss of step 5 is no finite number, on clips 0000"):
         run(tmp_path, fetch=poisoned)
-    training = Training.start(Cubic(), CONFIG.optimizer, newest(tmp_path))
+    training = Training.start(Cubic(), CONFIG.optimizer, newest(open_storage(tmp_path / "checkpoints")))
     assert training.step == 3
     assert all(torch.isfinite(p).all() for p in training.model.parameters())
 

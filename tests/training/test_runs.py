@@ -17,6 +17,7 @@ from training.generate import generate
 from training.loop import STOP_FILE
 from training.metrics import read_metrics
 from training.runs import find_model, load_run, prepare_run
+from training.storage import open_storage
 from training.world import World
 
 
@@ -53,7 +54,7 @@ def test_an_autoencoder_run_leaves_what_it_promises(tae_run, small_snapshot, tae
     steps = read_metrics(tae_run, "step")
     assert [line["step"] for line in steps] == [1, 2, 3, 4, 5, 6]
     assert {"loss", "psnr", "kl", "gradient_norm", "learning_rate"} <= steps[0].keys()
-    assert newest(tae_run).step == 6
+    assert newest(open_storage(tae_run / "checkpoints")).step == 6
     assert load_run(tae_run).recipe == tae_recipe
     assert read_metrics(tae_run)[-1]["event"] == "finished"
 
@@ -120,7 +121,7 @@ def test_a_stopped_run_continues_to_the_same_losses(small_snapshot, tae_recipe, 
     run = prepare_run("tae", small_snapshot, tae_recipe, out)
     (out / STOP_FILE).touch()
     assert not train_here(run, World())
-    assert newest(out).step == 1
+    assert newest(open_storage(out / "checkpoints")).step == 1
 
     resumed = prepare_run("tae", small_snapshot, tae_recipe, out, resume=True)
     assert train_here(resumed, World())
@@ -133,7 +134,7 @@ def test_wrong_calls_write_nothing_and_say_what_to_do(
 ):
     out = tmp_path / "run"
     lake = small_snapshot.split("#")[0]
-    half_trained = newest(tae_run).path
+    half_trained = newest(open_storage(tae_run / "checkpoints")).path
 
     for kind, snapshot, recipe, tae, message in (
         ("tae", f"{lake}#small@7", tae_recipe, None, "no snapshot 7"),

@@ -24,6 +24,7 @@ from training.loop import STOP_FILE, LoopConfig, NotFinite, Training, run_loop
 from training.metrics import MetricsLog, read_metrics
 from training.optim import OptimizerConfig, Plateau, learning_rate, plateau_events
 from training.runs import prepare_run
+from training.storage import open_storage
 from training.world import World
 
 
@@ -110,7 +111,7 @@ CONFIG = LoopConfig(steps=12, optimizer=PLATEAU, checkpoint_every=3, validate_ev
 
 def run(out, until=None, objective=objective):
     plan = make_plan()
-    training = Training.start(Cubic(), CONFIG.optimizer, newest(out))
+    training = Training.start(Cubic(), CONFIG.optimizer, newest(open_storage(out / "checkpoints")))
     log = MetricsLog(out, tensorboard=False)
     loader = Loader(plan, fetch, shape, last_step=CONFIG.steps)
 
@@ -120,7 +121,8 @@ def run(out, until=None, objective=objective):
 
     try:
         return run_loop(
-            training, objective, loader, CONFIG, out=out, world=World(), num_rows=12, state={}, log=log,
+            training, objective, loader, CONFIG, out=out, storage=open_storage(out / "checkpoints"), world=World(),
+                num_rows=12, state={}, log=log,
             after_step=stop, validate=stuck,
         )  # fmt: skip
     finally:
@@ -150,7 +152,7 @@ def test_a_resumed_run_sees_the_validations_and_rates_of_a_straight_one(tmp_path
     ]  # fmt: skip
     changes = [line.get("change") for line in straight if line["event"] == "validation"]
     assert changes[0] is None and all(change is not None for change in changes[1:])
-    state = newest(tmp_path / "straight").state
+    state = newest(open_storage(tmp_path / "straight" / "checkpoints")).state
     assert state["rate_events"] == [[4, 0.4], [8, 0.2], [12, 0.1]]
     assert math.isclose(state["validations"][-1][1], sum(state["last_validation"].values()) / 4)
 
@@ -165,7 +167,7 @@ def test_a_gradient_that_is_no_number_stops_the_run_and_names_the_clips(tmp_path
     batch = sorted(s.clip_id for s in make_plan().step(7))
     with pytest.raises(NotFinite, match=rf"the gradient of step 8 is no finite number, on clips {batch[0]}"):
         run(tmp_path, objective=steep)
-    assert newest(tmp_path).step == 6
+    assert newest(open_storage(tmp_path / "checkpoints")).step == 6
     assert read_metrics(tmp_path, "not_finite")[0]["at_step"] == 8
 
 

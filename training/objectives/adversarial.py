@@ -14,6 +14,7 @@ from models.discriminator import DiscriminatorConfig, PatchDiscriminator
 from training.data.groups import Group
 from training.loop import accumulate
 from training.objectives.autoencoder import AutoencoderObjective
+from training.optim import optimizer_tensors
 from training.world import World
 
 MAX_BALANCE = 1e4
@@ -40,7 +41,7 @@ class AdversarialObjective:
         self.objective, self.config = objective, config
         self.critic = PatchDiscriminator(config.discriminator).to(device)
         self.optimizer = torch.optim.AdamW(self.critic.parameters(), lr=config.learning_rate, betas=(0.5, 0.9))
-        self.balance = 0.0  # until the first gradients have been measured
+        self.balance = torch.zeros((), dtype=torch.float64)  # until the first gradients have been measured
         self.active = False
         self.seen: list[Group] = []  # data: [B, 2, 3, T, H, W], video and reconstruction
         self.pulls: list[Tensor] = []  # gradients at the last layer: of the rest, of the critic's part
@@ -56,7 +57,7 @@ class AdversarialObjective:
         weights, last = group.weights.to(loss), model.decoder.conv_out.weight
         pulls = [torch.autograd.grad((part * weights).sum(), last, retain_graph=True)[0] for part in (loss, caught)]
         self.pulls = [a + b for a, b in zip(self.pulls, pulls, strict=True)] if self.pulls else pulls
-        return loss + self.config.weight * self.balance * caught, numbers | {"caught": caught}
+        return loss + self.config.weight * float(self.balance) * caught, numbers | {"caught": caught}
 
     def begin_step(self, step: int) -> None:
         """Forget the last batch; wake up at the start step."""
@@ -72,18 +73,14 @@ class AdversarialObjective:
         self.optimizer.step()
         world.sum_(self.pulls)
         rest, critics = (float(pull.norm()) for pull in self.pulls)
-        used, self.balance = self.balance, min(rest / (critics + 1e-4), MAX_BALANCE)
+        used = float(self.balance)
+        self.balance.fill_(min(rest / (critics + 1e-4), MAX_BALANCE))
         return {"critic": sums["loss"] / sums["count"], "critic_balance": used}
 
-    def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint keeps of it."""
-        return {"critic": self.critic.state_dict(), "optimizer": self.optimizer.state_dict(), "balance": self.balance}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from a checkpoint."""
-        self.critic.load_state_dict(state["critic"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.balance = state["balance"]
+    def tensors(self) -> dict[str, Any]:
+        """What a checkpoint keeps of it, live."""
+        optimizer = optimizer_tensors(self.critic, self.optimizer)
+        return {"critic": self.critic.state_dict(), "optimizer": optimizer, "balance": self.balance}
 
 
 def hinge(model: nn.Module, group: Group) -> tuple[Tensor, dict[str, Tensor]]:
