@@ -7,11 +7,13 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
-from training.loop import STOP_FILE
+from training.checkpoints import CheckpointFailed
+from training.lock import run_lock
+from training.loop import STOP_FILE, Interruption, NotFinite, TooManyUnreadable
 from training.metrics import MetricsTail
 from training.recipes import TAERecipe, VideoRecipe
 from training.runs import Run, check_memory, load_run, prepare_run
@@ -23,6 +25,44 @@ POLL_SECONDS = 0.5
 # 0.47 s without spinning (OMP_WAIT_POLICY=PASSIVE), and 10 s with the default on cores that others use too (LOG.md).
 WORKER_ENVIRONMENT = {"GOMP_SPINCOUNT": "5000"}
 STOP_SECONDS = 120.0  # how long an interrupted run may take to write its checkpoint
+RESIZE_SECONDS = (
+    60.0  # how often a run with a range of workers looks for room; each change costs a start from a checkpoint
+)
+RESTARTS = 3  # a worker lost costs the steps since the last checkpoint; as many as this, and somebody should look
+FAILURE_FILE = "failure.txt"  # in the run's folder: why it ended, where starting again would only end the same way
+LASTING = (ValueError, NotFinite, TooManyUnreadable, CheckpointFailed)
+
+Workers = int | tuple[int, int]  # so many, or from so few to so many, as the cluster has room
+
+
+@dataclass(frozen=True, kw_only=True)
+class Launch:
+    """On what a run trains; none of it changes a loss.
+
+    A lost worker or node starts all workers again from the newest checkpoint, `restarts` times at most; where `workers`
+    is a range, with as many as the cluster then has room for.
+    """
+
+    workers: Workers = 1
+    restarts: int = RESTARTS
+    address: str | None = None  # of a running Ray; None: one of our own, on loopback
+
+    @property
+    def most(self) -> int:
+        """Workers at most."""
+        return self.workers if isinstance(self.workers, int) else self.workers[1]
+
+    def check(self, recipe: TAERecipe | VideoRecipe) -> None:
+        """Raise ValueError for what cannot work, before anything is written."""
+        fewest = self.workers if isinstance(self.workers, int) else self.workers[0]
+        if fewest < 1:
+            raise ValueError(f"--workers {fewest}: a run needs at least one")
+        if self.most < fewest:
+            raise ValueError(f"--workers {fewest}-{self.most}: the first is the fewest, the second the most")
+        if self.restarts < 0:
+            raise ValueError(f"--restarts {self.restarts}: give 0 to end the run when a worker is lost")
+        if self.address is None:
+            check_memory(recipe, self.most)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,18 +87,21 @@ def train_tae(
     recipe: TAERecipe,
     out: str | Path,
     *,
-    workers: int = 1,
+    launch: Launch | None = None,
     resume: bool = False,
-    address: str | None = None,
+    checkpoints: str | None = None,
     progress: ShowProgress | None = None,
 ) -> Path:
     """Train an autoencoder on a snapshot (URI#DATASET@NUMBER); returns OUT/final.
 
     A wrong call is a ValueError before Ray starts, and writes nothing. KeyboardInterrupt stops the run at a checkpoint
-    and is raised again; the same call with `resume` continues to the same losses.
+    and is raised again; the same call with `resume` continues to the same losses. `checkpoints` (a folder or a bucket's
+    URI) is OUT/checkpoints where it is not given.
     """
-    _check_call(recipe, workers, address)
-    return _train(prepare_run("tae", snapshot, recipe, out, resume=resume), workers, address, progress)
+    launch = launch or Launch()
+    launch.check(recipe)
+    run = prepare_run("tae", snapshot, recipe, out, resume=resume, checkpoints=checkpoints)
+    return _train(run, launch, progress)
 
 
 def train_video(
@@ -68,36 +111,39 @@ def train_video(
     *,
     tae: str | Path,
     start: str | Path | None = None,
-    workers: int = 1,
+    launch: Launch | None = None,
     resume: bool = False,
-    address: str | None = None,
+    checkpoints: str | None = None,
     progress: ShowProgress | None = None,
 ) -> Path:
     """Train a video transformer on latents of the autoencoder `tae`; otherwise as `train_tae`.
 
     With `start`, from the weights of the stage before, whose position tables grow to the recipe's.
     """
-    _check_call(recipe, workers, address)
-    run = prepare_run("video", snapshot, recipe, out, resume=resume, tae=tae, start=start)
-    return _train(run, workers, address, progress)
+    launch = launch or Launch()
+    launch.check(recipe)
+    run = prepare_run("video", snapshot, recipe, out, resume=resume, tae=tae, start=start, checkpoints=checkpoints)
+    return _train(run, launch, progress)
 
 
-def _check_call(recipe: TAERecipe | VideoRecipe, workers: int, address: str | None) -> None:
-    """Raise for a call that cannot work, before anything is written."""
-    if workers < 1:
-        raise ValueError(f"--workers {workers}: a run needs at least one")
-    if address is None:
-        check_memory(recipe, workers)
+def parse_workers(text: str) -> Workers:
+    """`4`, or `2-8` for as many as there is room for; ValueError for anything else."""
+    try:
+        low, _, high = text.partition("-")
+        return (int(low), int(high)) if high else int(low)
+    except ValueError:
+        raise ValueError(f"--workers {text}: give a number such as 4, or a range such as 2-8") from None
 
 
-def _train(run: Run, workers: int, address: str | None, progress: ShowProgress | None) -> Path:
+def _train(run: Run, launch: Launch, progress: ShowProgress | None) -> Path:
     show = progress or (lambda _: None)
     tail, latest = MetricsTail(run.out), Progress(phase="starting", done=0, total=run.recipe.steps, numbers={})
     show(latest)
-    _connect(address)
+    (run.out / FAILURE_FILE).unlink(missing_ok=True)
+    _connect(launch.address)
     failure: list[BaseException] = []
     ended = threading.Event()  # an interrupted Thread.join() would take the thread for dead
-    fit = threading.Thread(target=_fit, args=(run.out, workers, failure, ended), name="ray-train", daemon=True)
+    fit = threading.Thread(target=_fit, args=(run.out, launch, failure, ended), name="ray-train", daemon=True)
     fit.start()  # not in the main thread: Ray's own SIGINT handler would end the run without a checkpoint
     try:
         while not ended.wait(POLL_SECONDS):
@@ -110,6 +156,8 @@ def _train(run: Run, workers: int, address: str | None, progress: ShowProgress |
         raise
     with contextlib.suppress(OSError):
         (run.out / RAY_FOLDER).rmdir()  # Ray keeps nothing there, since checkpoints are ours
+    if (run.out / FAILURE_FILE).exists():
+        raise RunFailed((run.out / FAILURE_FILE).read_text())
     if failure:
         raise failure[0]
     final = run.out / "final"
@@ -139,32 +187,37 @@ def _connect(address: str | None) -> None:
     )
 
 
-def _fit(out: Path, workers: int, failure: list[BaseException], ended: threading.Event) -> None:
+def _fit(out: Path, launch: Launch, failure: list[BaseException], ended: threading.Event) -> None:
     try:
-        _trainer(out, workers).fit()
+        _trainer(out, launch).fit()
     except BaseException as error:  # handed to the thread that waits, which raises it
         failure.append(_own_words(error))
     finally:
         ended.set()
 
 
-def _trainer(out: Path, workers: int) -> Any:
+def _trainer(out: Path, launch: Launch) -> Any:
     import ray
-    from ray.train import RunConfig, ScalingConfig
+    from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
 
-    use_gpu = torch.cuda.is_available() or ray.cluster_resources().get("GPU", 0) >= workers
-    cpus = ray.cluster_resources().get("CPU", 1.0) / workers
+    most = launch.most
+    use_gpu = torch.cuda.is_available() or ray.cluster_resources().get("GPU", 0) >= most
+    cpus = ray.cluster_resources().get("CPU", 1.0) / most
     return TorchTrainer(
         train_worker,
         train_loop_config={"out": str(out), "threads": max(1, int(cpus))},
-        scaling_config=ScalingConfig(
-            num_workers=workers,
+        scaling_config=ScalingConfig(  # type: ignore[call-arg]  # Ray's stubs describe the older classes
+            num_workers=launch.workers,  # type: ignore[arg-type]
             use_gpu=use_gpu,
-            resources_per_worker={"CPU": cpus if workers > 1 else max(1, int(cpus))},
+            resources_per_worker={"CPU": cpus if most > 1 and cpus < 1 else max(1, int(cpus))},
+            elastic_resize_monitor_interval_s=RESIZE_SECONDS,
         ),
-        run_config=RunConfig(  # type: ignore[call-arg]  # Ray's stubs describe the older class
-            name=RAY_FOLDER, storage_path=str(out), worker_runtime_env={"env_vars": WORKER_ENVIRONMENT}
+        run_config=RunConfig(  # type: ignore[call-arg]
+            name=RAY_FOLDER,
+            storage_path=str(out),
+            failure_config=FailureConfig(max_failures=launch.restarts),  # nodes that are taken away do not count
+            worker_runtime_env={"env_vars": WORKER_ENVIRONMENT},
         ),
     )
 
@@ -177,18 +230,37 @@ def train_worker(config: dict[str, Any]) -> None:
     torch.set_num_threads(config["threads"])
     context = ray.train.get_context()
     world = World(rank=context.get_world_rank(), size=context.get_world_size(), device=get_device())
-    train_here(load_run(config["out"]), world)
+    failure = Path(config["out"]) / FAILURE_FILE
+    if failure.exists():
+        return  # Ray starts again after any error; after this one that would be in vain
+    try:
+        train_here(load_run(config["out"]), world, _leaving)
+    except LASTING as error:
+        if world.is_first:
+            failure.write_text(f"{type(error).__name__}: {error}")
+        raise
 
 
-def train_here(run: Run, world: World) -> bool:
-    """Train in this process, as one worker of `world`: what Ray's workers do, and what works without Ray."""
-    if run.kind == "tae":
-        from training.autoencoder import train_autoencoder
+def _leaving() -> Literal["save"] | None:
+    """Whether a node of this run is about to be taken away (a spot machine's notice, a drained node)."""
+    import ray.train
 
-        return train_autoencoder(run, world)
-    from training.video import train_transformer
+    return "save" if ray.train.get_preemption_info() else None
 
-    return train_transformer(run, world)
+
+def train_here(run: Run, world: World, interruption: Interruption | None = None) -> bool:
+    """Train in this process, as one worker of `world`: what Ray's workers do, and what works without Ray.
+
+    Continues from the newest checkpoint, if there is one. True when finished, False when stopped on request.
+    """
+    with run_lock(run.out, world):
+        if run.kind == "tae":
+            from training.autoencoder import train_autoencoder
+
+            return train_autoencoder(run, world, interruption)
+        from training.video import train_transformer
+
+        return train_transformer(run, world, interruption)
 
 
 def _progress(run: Run, line: dict[str, Any]) -> Progress | None:

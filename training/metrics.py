@@ -3,7 +3,7 @@
 import json
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 
 class MetricsLog:
@@ -11,7 +11,7 @@ class MetricsLog:
 
     def __init__(self, out: Path, tensorboard: bool = True):
         out.mkdir(parents=True, exist_ok=True)
-        self.file = (out / "metrics.jsonl").open("a", buffering=1)
+        self.file = _appending(out / "metrics.jsonl")
         self.board = None
         if tensorboard:
             from torch.utils.tensorboard import SummaryWriter  # slow to import, and absent is allowed elsewhere
@@ -33,6 +33,23 @@ class MetricsLog:
             self.board.close()
 
 
+def _appending(path: Path) -> TextIO:
+    """Open at the end, on a line of our own: a killed run may have left half of one."""
+    file = path.open("a", buffering=1)
+    with path.open("rb") as old:
+        if old.seek(0, 2) and old.seek(-1, 2) and old.read() != b"\n":
+            file.write("\n")
+    return file
+
+
+def _parsed(line: str | bytes) -> dict[str, Any] | None:
+    """A line's values; None for half a line, which is being written now or was when its run was killed."""
+    try:
+        return json.loads(line)
+    except json.JSONDecodeError:
+        return None
+
+
 class MetricsTail:
     """What a run has written since it was last asked: for watching a long run without reading it all again."""
 
@@ -49,7 +66,7 @@ class MetricsTail:
             text = file.read()
         whole = text[: text.rfind(b"\n") + 1]
         self.offset += len(whole)
-        return [json.loads(line) for line in whole.splitlines() if line.strip()]
+        return [values for line in whole.splitlines() if (values := _parsed(line)) is not None]
 
 
 def read_metrics(out: str | Path, event: str | None = None) -> list[dict[str, Any]]:
@@ -61,9 +78,8 @@ def read_metrics(out: str | Path, event: str | None = None) -> list[dict[str, An
     path = Path(out) / "metrics.jsonl"
     lines: dict[Any, dict[str, Any]] = {}
     for number, line in enumerate(path.read_text().splitlines() if path.exists() else []):
-        try:
-            values = json.loads(line)
-        except json.JSONDecodeError:
+        values = _parsed(line)
+        if values is None:
             continue
         if values["event"] == "resume":
             lines = {key: kept for key, kept in lines.items() if kept.get("step", 0) <= values["at_step"]}

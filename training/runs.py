@@ -284,6 +284,7 @@ def open_log(run: Run, world: World, plan: Plan, num_validation: int, training: 
         at_step=training.step,
         steps=run.recipe.steps,
         workers=world.size,
+        pid=os.getpid(),
         device=str(world.device),
         threads=torch.get_num_threads(),
         parameters=sum(p.numel() for p in training.model.parameters()),

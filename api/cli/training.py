@@ -20,6 +20,7 @@ from curation.clips.errors import WrongCall
 
 if TYPE_CHECKING:
     from training.cluster import Progress
+    from training.runs import Kind
 
 os.environ.setdefault("GOMP_SPINCOUNT", "5000")  # before torch loads; see training.cluster.WORKER_ENVIRONMENT
 
@@ -57,7 +58,20 @@ Manifest = Annotated[
     ),
 ]
 Out = Annotated[str, typer.Option(help="Folder of the run; new, or with --resume this very run's.", metavar="URI")]
-Workers = Annotated[int, typer.Option(help="Ray Train workers; together they compute what one would.")]
+Workers = Annotated[
+    str,
+    typer.Option(
+        help="Ray Train workers: 4, or 2-8 for as many as there is room for. Together they compute what one would."
+    ),
+]
+Restarts = Annotated[int, typer.Option(help="How often a lost worker may send the run back to its newest checkpoint.")]
+Checkpoints = Annotated[
+    str | None,
+    typer.Option(help="Where checkpoints go, s3:// and gs:// too; OUT/checkpoints by default.", metavar="URI"),
+]
+Prepare = Annotated[
+    bool, typer.Option("--prepare", help="Check everything, write OUT/run.json, and say how to start it with torchrun.")
+]
 Resume = Annotated[bool, typer.Option("--resume", help="Continue from the newest whole checkpoint.")]
 Address = Annotated[
     str | None, typer.Option(help="A running Ray; one is started on this machine's loopback by default.")
@@ -76,23 +90,30 @@ def train_tae_command(
     recipe: Annotated[
         str, typer.Option(help="tae_demo, or a .yaml or .toml file (base: tae_demo and what differs).")
     ] = "tae_demo",
-    workers: Workers = 1,
+    workers: Workers = "1",
+    restarts: Restarts = 3,
     resume: Resume = False,
+    checkpoints: Checkpoints = None,
     address: Address = None,
+    prepare: Prepare = False,
     as_json: Json = False,
 ) -> None:
     """Train the temporal autoencoder: 8 x 8 x 8 pixels to one place of 16 numbers, and back.
 
     Ends by measuring the latents' scale and, clip by clip, PSNR and SSIM beside the best linear transform's.
     """
-    from training.cluster import train_tae
+    from training.cluster import Launch, parse_workers, train_tae
     from training.recipes import load_tae_recipe
 
     with said_plainly():
         chosen = load_tae_recipe(recipe)
+        launch = Launch(workers=parse_workers(workers), restarts=restarts, address=address)
+    kept: dict[str, Any] = {"resume": resume, "checkpoints": checkpoints}
+    if prepare:
+        return _prepare("tae", manifest, chosen, out, **kept)
 
     def go(show: "Callable[[Progress], None]") -> Path:
-        return train_tae(manifest, chosen, out, workers=workers, resume=resume, address=address, progress=show)
+        return train_tae(manifest, chosen, out, launch=launch, progress=show, **kept)
 
     final = _run(go, quiet=as_json)
     report = _report(final)
@@ -128,25 +149,30 @@ def train_video_command(
         str | None,
         typer.Option("--from", help="The stage before: weights to start from, with a new optimizer.", metavar="URI"),
     ] = None,
-    workers: Workers = 1,
+    workers: Workers = "1",
+    restarts: Restarts = 3,
     resume: Resume = False,
+    checkpoints: Checkpoints = None,
     address: Address = None,
+    prepare: Prepare = False,
     as_json: Json = False,
 ) -> None:
     """Train the video transformer by flow matching on the latents of --tae, encoded once ahead of training.
 
     Ends with the loss at fixed times beside the best Gaussian denoiser's, and samples beside the clips they should be.
     """
-    from training.cluster import train_video
+    from training.cluster import Launch, parse_workers, train_video
     from training.recipes import load_video_recipe
 
     with said_plainly():
         chosen = load_video_recipe(recipe)
+        launch = Launch(workers=parse_workers(workers), restarts=restarts, address=address)
+    kept: dict[str, Any] = {"tae": tae, "start": start, "resume": resume, "checkpoints": checkpoints}
+    if prepare:
+        return _prepare("video", manifest, chosen, out, **kept)
 
     def go(show: "Callable[[Progress], None]") -> Path:
-        return train_video(
-            manifest, chosen, out, tae=tae, start=start, workers=workers, resume=resume, address=address, progress=show
-        )
+        return train_video(manifest, chosen, out, launch=launch, progress=show, **kept)
 
     final = _run(go, quiet=as_json)
     report = _report(final)
@@ -333,6 +359,15 @@ class said_plainly(contextlib.AbstractContextManager):
     ) -> None:
         if isinstance(error, ValueError) and not isinstance(error, WrongCall):
             raise WrongCall(str(error)) from error
+
+
+def _prepare(kind: "Kind", manifest: str, recipe: Any, out: str, **kept: Any) -> None:
+    """Write the run's folder for another launcher than Ray Train."""
+    from training.runs import prepare_run
+
+    with said_plainly():
+        run = prepare_run(kind, manifest, recipe, out, **kept)
+    print(f"ready: torchrun --nproc-per-node DEVICES --max-restarts 3 -m training.launch {shlex.quote(str(run.out))}")
 
 
 def _run(go: "Callable[[Callable[[Progress], None]], Path]", quiet: bool) -> Path:

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from api.cli import main
-from training.cluster import Progress, train_tae
+from training.cluster import Launch, Progress, train_tae
 from training.metrics import read_metrics
 
 
@@ -28,7 +28,9 @@ def test_ray_train_runs_an_autoencoder_and_tells_how_it_goes(ray_cluster, demo_s
 @pytest.mark.slow
 def test_two_ray_workers_reach_one_workers_losses(ray_cluster, demo_snapshot, tae_recipe, tmp_path):
     for workers in (1, 2):
-        train_tae(demo_snapshot, replace(tae_recipe, name="two"), tmp_path / str(workers), workers=workers)
+        train_tae(
+            demo_snapshot, replace(tae_recipe, name="two"), tmp_path / str(workers), launch=Launch(workers=workers)
+        )
     one, two = ([line["loss"] for line in read_metrics(tmp_path / w, "step")] for w in ("1", "2"))
 
     assert two == pytest.approx(one, rel=1e-3)
