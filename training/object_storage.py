@@ -4,7 +4,8 @@ import io
 import os
 from collections.abc import Generator
 from contextlib import contextmanager
-from typing import cast
+from functools import lru_cache
+from typing import Any, cast
 
 import pyarrow as pa
 from torch.distributed.checkpoint import FileSystemReader, FileSystemWriter, StorageReader, StorageWriter
@@ -13,6 +14,7 @@ from torch.distributed.checkpoint.filesystem import FileSystemBase
 from curation.clips.storage import filesystem
 
 Path = str | os.PathLike
+BLOCK = 8 << 20  # bytes asked for at once
 
 
 class ObjectStorage:
@@ -63,9 +65,12 @@ class _Objects(FileSystemBase):
 
     @contextmanager
     def create_stream(self, path: Path, mode: str) -> Generator[io.IOBase, None, None]:
-        opened = self.system.open_output_stream(str(path)) if "w" in mode else self.system.open_input_file(str(path))
-        with opened as stream:
-            yield cast(io.IOBase, stream)
+        if "w" in mode:
+            with self.system.open_output_stream(str(path)) as stream:
+                yield cast(io.IOBase, stream)
+            return
+        with self.system.open_input_file(str(path)) as file:
+            yield io.BufferedReader(_Blocks(file))
 
     def concat_path(self, path: Path, suffix: str) -> Path:
         return f"{path}/{suffix}"
@@ -88,3 +93,30 @@ class _Objects(FileSystemBase):
     @classmethod
     def validate_checkpoint_id(cls, checkpoint_id: Path) -> bool:
         return False
+
+
+class _Blocks(io.RawIOBase):
+    """An object read in large blocks, the last few kept: PyTorch reads each tensor by many small steps to and fro."""
+
+    def __init__(self, file: pa.NativeFile):
+        self.size, self.position = file.size(), 0
+        self.block = lru_cache(4)(lambda number: file.read_at(BLOCK, number * BLOCK))
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        self.position = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self.position, io.SEEK_END: self.size}[whence]
+        return self.position
+
+    def readinto(self, buffer: Any) -> int:
+        if self.position >= self.size:
+            return 0
+        number, start = divmod(self.position, BLOCK)
+        piece = self.block(number)[start : start + len(buffer)]
+        buffer[: len(piece)] = piece
+        self.position += len(piece)
+        return len(piece)

@@ -124,6 +124,8 @@ def prepare_run(
         checkpoints=checkpoints,
     )
     _check_folder(run, resume)
+    if checkpoints:
+        _claim(run)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / STOP_FILE).unlink(missing_ok=True)
     (folder / "run.json").write_text(json.dumps(run.described(), indent=1) + "\n")
@@ -241,6 +243,24 @@ def _check_folder(run: Run, resume: bool) -> None:
         )
     if not resume:
         raise ValueError(f"{run.out} holds this very run {place}; add --resume to continue it, or choose another --out")
+
+
+def _claim(run: Run) -> None:
+    """Leave run.json where a run keeps its checkpoints elsewhere: proof that it may write there, and whose they are."""
+    storage, name = run.storage, "run.json"
+    mine = json.dumps({"out": str(run.out), **run.described()}, indent=1).encode()
+    try:
+        before = storage.read(name) if name in storage.sizes("") else mine
+        if before == mine:
+            storage.write(name, mine)
+    except OSError as error:
+        raise ValueError(
+            f"--checkpoints {run.checkpoints} cannot be written: {error}. Look at the address and the credentials"
+        ) from error
+    if before != mine:
+        raise ValueError(
+            f"{run.checkpoints} keeps the checkpoints of another run, {json.loads(before)['out']}; choose another place"
+        )
 
 
 def _short(described: Mapping[str, Any], name: str) -> str:

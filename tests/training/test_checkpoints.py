@@ -22,9 +22,13 @@ from training.checkpoints import (
     load_checkpoint,
     newest,
 )
+from training.cluster import train_here
 from training.loop import Training
+from training.metrics import read_metrics
 from training.optim import OptimizerConfig
+from training.runs import prepare_run
 from training.storage import Storage, open_storage
+from training.world import World
 
 OPTIMIZER = OptimizerConfig(learning_rate=1e-2)
 
@@ -176,7 +180,9 @@ import torch
 from models.autoencoders.tae import TAE, TAEConfig
 from models.weights import model_document
 from training.checkpoints import Saver
+from training.cluster import train_here
 from training.loop import Training
+from training.metrics import read_metrics
 from training.optim import OptimizerConfig
 from training.storage import open_storage
 torch.set_num_threads(1)
@@ -211,3 +217,54 @@ def test_a_kill_at_any_moment_leaves_a_whole_checkpoint(tmp_path, milliseconds):
     fresh = Training.start(model, OPTIMIZER, found)
     values = torch.cat([p.flatten() for p in (*fresh.model.parameters(), *fresh.average.values.values())])
     assert (values == found.step).all(), "every weight is from the step that the folder names"
+
+
+def test_a_bucket_keeps_them_as_a_folder_does(s3, training, tae_recipe, tmp_path):
+    storage = open_storage(f"{s3}/checkpoints")
+    assert newest(storage) is None
+    for step in (2, 4, 6):
+        save(storage, step, training, keep=2)
+    other = Training.start(TAE(tae_recipe.model), OPTIMIZER, newest(storage))
+
+    assert [c.step for c in list_checkpoints(storage)] == [4, 6]
+    assert newest(storage).path == f"{s3}/checkpoints/step-00000006"
+    for name, value in training.model.state_dict().items():
+        assert torch.equal(other.model.state_dict()[name], value)
+        assert torch.equal(other.average.values[name], training.average.values[name])
+    exported = load_model(export_model(newest(storage), tmp_path / "exported"))
+    assert all(torch.equal(value, training.average.values[name]) for name, value in exported.state_dict().items())
+    storage.remove("step-00000006")
+    storage.remove("step-00000002")  # long gone
+    assert newest(storage).step == 4
+
+
+def test_a_place_that_cannot_be_written_is_told_before_any_work(s3, small_snapshot, tae_recipe, tmp_path, monkeypatch):
+    with pytest.raises(ValueError, match="s3:// and gs://"):
+        prepare_run("tae", small_snapshot, tae_recipe, tmp_path / "run", checkpoints="ftp://host/run")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
+    with pytest.raises(ValueError, match=r"--checkpoints s3://lake/run cannot be written: .*Look at the address"):
+        prepare_run("tae", small_snapshot, tae_recipe, tmp_path / "run", checkpoints=f"{s3}/run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_two_runs_cannot_share_one_place_for_checkpoints(s3, small_snapshot, tae_recipe, tmp_path):
+    uri = f"{s3}/shared"
+    prepare_run("tae", small_snapshot, tae_recipe, tmp_path / "one", checkpoints=uri)
+    with pytest.raises(ValueError, match=r"s3://lake/shared keeps the checkpoints of another run, .*one"):
+        prepare_run("tae", small_snapshot, tae_recipe, tmp_path / "two", checkpoints=uri)
+
+
+def test_a_run_whose_checkpoints_are_in_a_bucket_continues_from_them(s3, small_snapshot, tae_recipe, tmp_path):
+    straight = prepare_run("tae", small_snapshot, tae_recipe, tmp_path / "straight")
+    assert train_here(straight, World())
+    stopped = prepare_run("tae", small_snapshot, tae_recipe, tmp_path / "run", checkpoints=f"{s3}/run")
+    (stopped.out / "STOP").touch()
+    assert not train_here(stopped, World())
+    assert train_here(
+        prepare_run("tae", small_snapshot, tae_recipe, stopped.out, resume=True, checkpoints=f"{s3}/run"), World()
+    )
+
+    losses = [[line["loss"] for line in read_metrics(run.out, "step")] for run in (straight, stopped)]
+    assert losses[0] == losses[1]
+    assert not (stopped.out / "checkpoints").exists()
+    assert [c.step for c in list_checkpoints(stopped.storage)][-1] == tae_recipe.steps
