@@ -43,3 +43,14 @@ def shared_videos() -> Path:
     if not SHARED_VIDEOS.is_dir():
         pytest.skip(f"the optional test videos are not at {SHARED_VIDEOS}")
     return SHARED_VIDEOS
+
+
+@pytest.fixture(scope="session")
+def encoder_folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """UL2, MetaCLIP and ByT5 in their own layouts, tiny and randomly drawn."""
+    from models import torchvision_shim
+
+    torchvision_shim.install()  # before the first import of transformers or open_clip
+    from tests.encoders import save_encoders
+
+    return save_encoders(tmp_path_factory.mktemp("encoders"))

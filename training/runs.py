@@ -11,9 +11,11 @@ from urllib.parse import urlparse
 import torch
 
 from curation.clips import open_snapshot
+from models.autoencoders.image_vae import image_vae_weights, read_image_vae_config
 from models.autoencoders.tae import TAE
+from models.text.loading import text_encoder
 from models.video.transformer import VideoTransformer
-from models.weights import read_config, weights_sha256
+from models.weights import file_sha256, read_config, weights_sha256
 from training.checkpoints import Checkpoint, newest
 from training.data.loader import Loader
 from training.data.plan import Plan, check_splits
@@ -26,7 +28,8 @@ from training.throughput import Work
 from training.world import World
 
 Kind = Literal["tae", "video"]
-_IDENTITY = ("kind", "recipe_hash", "snapshot", "tae_sha256", "start_sha256")  # what makes it this run and no other
+# What makes it this run and no other.
+_IDENTITY = ("kind", "recipe_hash", "snapshot", "tae_sha256", "start_sha256", "image_vae_sha256")
 RECIPES: dict[str, type[TAERecipe] | type[VideoRecipe]] = {"tae": TAERecipe, "video": VideoRecipe}
 
 
@@ -42,6 +45,7 @@ class Run:
     tae_sha256: str | None = None
     start: Path | None = None  # weights of the stage before
     start_sha256: str | None = None
+    image_vae_sha256: str | None = None  # of the weights that recipe.image_vae names
 
     def described(self) -> dict[str, Any]:
         """The content of run.json."""
@@ -54,6 +58,7 @@ class Run:
             "tae_sha256": self.tae_sha256,
             "start": None if self.start is None else str(self.start),
             "start_sha256": self.start_sha256,
+            "image_vae_sha256": self.image_vae_sha256,
         }
 
 
@@ -96,6 +101,8 @@ def prepare_run(
     if start_folder is not None and isinstance(recipe, VideoRecipe):
         assert tae_sha256 is not None
         check_start(start_folder, recipe, tae_sha256)
+    if isinstance(recipe, VideoRecipe):
+        check_text_encoders(recipe)
     run = Run(
         kind=kind,
         out=folder,
@@ -105,12 +112,38 @@ def prepare_run(
         tae_sha256=tae_sha256,
         start=start_folder,
         start_sha256=None if start_folder is None else weights_sha256(start_folder),
+        image_vae_sha256=check_image_vae(recipe) if isinstance(recipe, TAERecipe) else None,
     )
     _check_folder(run, resume)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / STOP_FILE).unlink(missing_ok=True)
     (folder / "run.json").write_text(json.dumps(run.described(), indent=1) + "\n")
     return run
+
+
+def check_image_vae(recipe: TAERecipe) -> str | None:
+    """SHA-256 of the image autoencoder's weights, None without one; ValueError unless the recipe's model has its sizes."""
+    if recipe.image_vae is None:
+        return None
+    found = asdict(read_image_vae_config(recipe.image_vae))
+    asked = asdict(recipe.model)
+    if different := [f"{name} {asked[name]}, not {value}" for name, value in found.items() if asked[name] != value]:
+        raise ValueError(
+            f"{recipe.name} cannot start from {recipe.image_vae}: its model has {', '.join(different)}; "
+            "a recipe file with `image_vae` and no `model` takes the sizes of the weights"
+        )
+    return file_sha256(image_vae_weights(recipe.image_vae))
+
+
+def check_text_encoders(recipe: VideoRecipe) -> None:
+    """Raise ValueError for an encoder that is not there, or gives states of another width than the model reads."""
+    widths = tuple(text_encoder(name).width for name in recipe.text_encoders)
+    if widths != recipe.model.text_widths:
+        named = ", ".join(f"{name} {width}" for name, width in zip(recipe.text_encoders, widths, strict=True))
+        raise ValueError(
+            f"{recipe.name} has model.text_widths {list(recipe.model.text_widths)}, and its text encoders give {named}; "
+            f"set model.text_widths to {list(widths)}, in the encoders' order"
+        )
 
 
 def check_memory(recipe: TAERecipe | VideoRecipe, workers: int) -> None:
@@ -145,6 +178,7 @@ def load_run(out: str | Path) -> Run:
         tae_sha256=found["tae_sha256"],
         start=None if found.get("start") is None else Path(found["start"]),
         start_sha256=found.get("start_sha256"),
+        image_vae_sha256=found.get("image_vae_sha256"),
     )
 
 
