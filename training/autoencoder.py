@@ -17,6 +17,7 @@ from training.data.pixels import WindowReader, pixel_shape, read_window, to_sign
 from training.data.plan import Plan, Sample
 from training.evaluation.reconstruction import ReconstructionValidation, evaluate_rows
 from training.evaluation.validation import choose_clips
+from training.kernels import KernelsTold
 from training.loop import Training, run_loop
 from training.metrics import MetricsLog
 from training.objectives.adversarial import AdversarialObjective
@@ -34,7 +35,7 @@ def train_autoencoder(run: Run, world: World) -> bool:
     log = open_log(run, world, plan, sum(row["split"] != "train" for row in rows), training)
     done = run_loop(
         training,
-        setup.objective,
+        KernelsTold(setup.objective, log),
         setup.loader,
         loop_config(recipe),
         out=run.out,

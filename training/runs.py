@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -147,10 +148,7 @@ def check_text_encoders(recipe: VideoRecipe) -> None:
 
 
 def check_memory(recipe: TAERecipe | VideoRecipe, workers: int) -> None:
-    """Raise when a model's state alone cannot fit on this machine: every worker holds a whole copy of it.
-
-    20 bytes a parameter: float32 weights, gradients, two AdamW moments and the moving average. Activations come on top.
-    """
+    """Raise when a model's state alone cannot fit on this machine: every worker holds a whole copy of it."""
     with torch.device("meta"):
         model = TAE(recipe.model) if isinstance(recipe, TAERecipe) else VideoTransformer(recipe.model)
     parameters = sum(p.numel() for p in model.parameters())
@@ -158,11 +156,16 @@ def check_memory(recipe: TAERecipe | VideoRecipe, workers: int) -> None:
         have, where = torch.cuda.get_device_properties(0).total_memory, "the GPU"
     else:
         have, where = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // workers, "each worker here"
-    if 20 * parameters > have:
+    if state_bytes(parameters) > have:
         raise ValueError(
-            f"{recipe.name} trains {parameters / 1e9:.1f} B parameters, {20 * parameters / 2**30:,.0f} GiB with gradients and "
+            f"{recipe.name} trains {parameters / 1e9:.1f} B parameters, {state_bytes(parameters) / 2**30:,.0f} GiB with gradients and "
             f"optimizer; {where} has {have / 2**30:,.0f} GiB. Choose a smaller model, e.g. `model: demo` in a recipe file"
         )
+
+
+def state_bytes(parameters: int) -> int:
+    """What training so many parameters takes at least: float32 weights, gradients, two AdamW moments, moving average."""
+    return 20 * parameters
 
 
 def load_run(out: str | Path) -> Run:
@@ -190,7 +193,8 @@ def split_rows(rows: list[dict[str, Any]], recipe: TAERecipe | VideoRecipe, name
     plan = Plan(train, recipe, recipe.seed)
     if not plan.order:
         why = (
-            "; ".join(f"{count} x {reason}" for reason, count in _counted(plan.excluded).items()) or "it keeps no clip"
+            "; ".join(f"{count} x {reason}" for reason, count in Counter(plan.excluded.values()).items())
+            or "it keeps no clip"
         )
         raise ValueError(f"{name} has no clip that {recipe.name} can train on: {why}")
     return train, validation
@@ -255,13 +259,6 @@ def _short(described: Mapping[str, Any], name: str) -> str:
     return str(described.get(name))
 
 
-def _counted(reasons: Mapping[str, str]) -> dict[str, int]:
-    counts: dict[str, int] = {}
-    for reason in reasons.values():
-        counts[reason] = counts.get(reason, 0) + 1
-    return counts
-
-
 def described(run: Run, step: int, **more: Any) -> dict[str, Any]:
     """What a weights folder says of its training, under `trained` in config.json."""
     return {"kind": run.kind, "snapshot": run.snapshot, "step": step, "recipe": asdict(run.recipe), **more}
@@ -284,6 +281,7 @@ def open_log(run: Run, world: World, plan: Plan, num_validation: int, training: 
     if not world.is_first:
         return None
     log = MetricsLog(run.out)
+    parameters = sum(p.numel() for p in training.model.parameters())
     log.write(
         "start" if training.step == 0 else "resume",
         kind=run.kind,
@@ -292,8 +290,11 @@ def open_log(run: Run, world: World, plan: Plan, num_validation: int, training: 
         workers=world.size,
         device=str(world.device),
         threads=torch.get_num_threads(),
-        parameters=sum(p.numel() for p in training.model.parameters()),
+        parameters=parameters,
+        planned_memory=state_bytes(parameters),
         train_rows=len(plan.bucket_of),
+        train_hours=sum(_seconds(plan.rows[index]) for index in plan.bucket_of) / 3600,
+        buckets=_shapes(plan),
         validation_rows=num_validation,
         excluded=plan.excluded,
         batches_per_epoch=plan.batches_per_epoch,
@@ -303,6 +304,18 @@ def open_log(run: Run, world: World, plan: Plan, num_validation: int, training: 
         else "the snapshot holds out no clips: nothing is validated, all losses are of training clips",
     )
     return log
+
+
+def _seconds(row: Mapping[str, Any]) -> float:
+    return float(row["end_seconds"] - row["start_seconds"])
+
+
+def _shapes(plan: Plan) -> dict[str, int]:
+    """Rows by what they are trained as: their bucket, a single frame of it in a text-to-image stage."""
+    counts: Counter[str] = Counter()
+    for bucket in plan.order:
+        counts[(bucket if plan.batch.videos else bucket.image()).name] += len(plan.members[bucket])
+    return dict(counts)
 
 
 def check_plan(checkpoint: Checkpoint | None, plan: Plan) -> None:

@@ -16,6 +16,7 @@ from api.report.drawings import Bar, Drawing, draw_dots, draw_lines, smoothed
 from api.report.learning import Pair, read_autoencoder, read_flow
 from api.report.media import jpeg
 from api.report.page import render
+from api.report.run_details import checkpoints, differences, kernels, left_out, spoken_bytes
 from training.evaluation.sample_grid import read_grid
 from training.metrics import read_metrics
 from training.runs import local_folder
@@ -61,7 +62,13 @@ def gather_run(folder: Path) -> dict[str, Any]:
         "name": folder.name,
         "now": datetime.now(UTC),
         "version": version("cinemill"),
-        "begun": begun,
+        "begun": [line | {"at": datetime.fromtimestamp(line["time"], UTC)} for line in begun],
+        "data": begun[-1] if begun else None,
+        "left_out": left_out(begun[-1].get("excluded", {})) if begun else [],
+        "kernels": kernels(lines),
+        "memory": _memory(begun, steps),
+        "checkpoints": checkpoints(folder),
+        "differences": differences(run["recipe"]),
         "end": ends[-1] if ends and ends[-1] == lines[-1] else None,
         "last": steps[-1] if steps else None,
         "unit": unit,
@@ -87,6 +94,16 @@ def gather_run(folder: Path) -> dict[str, Any]:
         "events": _of(lines, "learning_rate"),
         "grid": _grid(folder),
         "pairs": _pairs(folder, run["kind"]),
+    }
+
+
+def _memory(begun: Lines, steps: Lines) -> dict[str, str | None]:
+    """Planned and measured, as words; None where the log does not say."""
+    planned = begun[-1].get("planned_memory") if begun else None
+    peaks = [line["peak_memory"] for line in steps if "peak_memory" in line]  # each process starts anew
+    return {
+        "planned": None if planned is None else spoken_bytes(planned),
+        "peak": spoken_bytes(max(peaks)) if peaks else None,
     }
 
 

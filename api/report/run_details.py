@@ -1,0 +1,120 @@
+"""What a run's page says beside its curves: data, kernels, memory, checkpoints, and how its recipe differs from the named one."""
+
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from training.checkpoints import list_checkpoints
+from training.recipes import TAE_RECIPES, VIDEO_RECIPES
+
+Lines = Sequence[Mapping[str, Any]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LeftOut:
+    """Clips that no bucket takes for one kind of reason, with one of them as an example."""
+
+    num_clips: int
+    clip_id: str
+    why: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kept:
+    """A checkpoint that is on the disk."""
+
+    step: int
+    size: str
+    written: datetime
+
+
+@dataclass(frozen=True, kw_only=True)
+class Difference:
+    """A field of the recipe that the named one has otherwise; JSON, or None where it has no such field."""
+
+    field: str
+    named: str | None
+    here: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Differences:
+    """All fields in which a recipe differs from the named one it was built on, or is."""
+
+    named: str
+    rows: tuple[Difference, ...]
+
+
+def left_out(excluded: Mapping[str, str]) -> list[LeftOut]:
+    """Reasons that differ by their first number alone are one kind; the most frequent first."""
+    kinds: dict[str, list[str]] = {}
+    for clip_id, why in excluded.items():
+        kinds.setdefault(re.sub(r"\d+(\.\d+)?", "", why, count=1), []).append(clip_id)
+    found = [LeftOut(num_clips=len(clips), clip_id=clips[0], why=excluded[clips[0]]) for clips in kinds.values()]
+    return sorted(found, key=lambda kind: -kind.num_clips)
+
+
+def kernels(lines: Lines) -> dict[str, dict[str, int]]:
+    """Calls by kernel of each shape's first forward pass, as logged last."""
+    return {line["bucket"]: line["calls"] for line in lines if line["event"] == "kernels"}
+
+
+def checkpoints(folder: Path) -> list[Kept]:
+    """Those still there, oldest first; with the whole folder's size and the moment it was committed."""
+    return [
+        Kept(
+            step=checkpoint.step,
+            size=spoken_bytes(sum(file.stat().st_size for file in checkpoint.path.rglob("*") if file.is_file())),
+            written=datetime.fromtimestamp((checkpoint.path / "COMMIT").stat().st_mtime, UTC),
+        )
+        for checkpoint in list_checkpoints(folder)
+    ]
+
+
+def differences(recipe: Mapping[str, Any]) -> Differences | None:
+    """Against the named recipe as this version has it; None where a recipe was built on none."""
+    known: dict[str, Callable[[], Any]] = {**TAE_RECIPES, **VIDEO_RECIPES}
+    named = recipe.get("base") or recipe["name"]
+    if named not in known:
+        return None
+    theirs = dict(_flat(json.loads(json.dumps(asdict(known[named]())))))
+    ours = dict(_flat(recipe))
+    rows = [
+        Difference(field=name, named=_json(theirs, name), here=_json(ours, name))
+        for name in sorted(theirs.keys() | ours.keys())
+        if name not in ("name", "base") and _json(theirs, name) != _json(ours, name)
+    ]
+    return Differences(named=named, rows=tuple(rows))
+
+
+def spoken_bytes(count: float) -> str:
+    """Decimal, three digits: 812 MB, 1.25 GB."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 999.5:
+            return f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:.3g} TB" if count < 999.5 else f"{count:,.0f} TB"
+
+
+def spoken_hours(hours: float) -> str:
+    """In the unit that reads best."""
+    if hours >= 1:
+        return f"{hours:,.1f} hours"
+    return f"{60 * hours:.1f} minutes" if 60 * hours >= 1 else f"{3600 * hours:.1f} seconds"
+
+
+def _flat(values: Mapping[str, Any], where: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted names of the innermost values; lists stay whole."""
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{where}{name}.")
+        else:
+            yield f"{where}{name}", value
+
+
+def _json(values: Mapping[str, Any], name: str) -> str | None:
+    return json.dumps(values[name]) if name in values else None
