@@ -91,6 +91,17 @@ def differences(recipe: Mapping[str, Any]) -> Differences | None:
     return Differences(named=named, rows=tuple(rows))
 
 
+def spoken_batch(batch: Mapping[str, int]) -> str:
+    """What one step reads: 10 videos of one bucket and 1 image."""
+    counts = {"video": batch["videos"], "image": batch["images"]}
+    words = {kind: f"{count:,} {kind}{'s' * (count != 1)}" for kind, count in counts.items() if count}
+    if "video" in words:
+        words["video"] += " of one bucket"
+    if "image" in words:
+        words["image"] += ", single frames of clips" if counts["image"] > 1 else ", a single frame of a clip"
+    return " and ".join(words.values())
+
+
 def spoken_bytes(count: float) -> str:
     """Decimal, three digits: 812 MB, 1.25 GB."""
     for unit in ("B", "kB", "MB", "GB"):

@@ -16,7 +16,7 @@ from api.report.drawings import Bar, Drawing, draw_dots, draw_lines, smoothed
 from api.report.learning import Pair, read_autoencoder, read_flow
 from api.report.media import jpeg
 from api.report.page import render
-from api.report.run_details import checkpoints, differences, kernels, left_out, spoken_bytes
+from api.report.run_details import checkpoints, differences, kernels, left_out, spoken_batch, spoken_bytes
 from training.evaluation.sample_grid import read_grid
 from training.metrics import read_metrics
 from training.runs import local_folder
@@ -56,6 +56,8 @@ def gather_run(folder: Path) -> dict[str, Any]:
     ends = [line for line in lines if line["event"] in ("finished", "stopped", "not_finite")]
     unit = next((unit for unit in ("tokens", "frames") if steps and f"{unit}_per_second" in steps[-1]), None)
     rates = _curve(steps, f"{unit}_per_second") if unit else []
+    waits = [(step, 100 * share) for step, share in _curve(steps, "data_wait")]
+    norms = _curve(steps, "gradient_norm")
     return {
         "run": run,
         "recipe": json.dumps(run["recipe"], indent=1),
@@ -64,6 +66,7 @@ def gather_run(folder: Path) -> dict[str, Any]:
         "version": version("cinemill"),
         "begun": [line | {"at": datetime.fromtimestamp(line["time"], UTC)} for line in begun],
         "data": begun[-1] if begun else None,
+        "batch": spoken_batch(run["recipe"]["batch"]),
         "left_out": left_out(begun[-1].get("excluded", {})) if begun else [],
         "kernels": kernels(lines),
         "memory": _memory(begun, steps),
@@ -81,7 +84,7 @@ def gather_run(folder: Path) -> dict[str, Any]:
         "times": _draw_times(validations),
         "speed": draw_lines([("raw", rates), ("smooth", smoothed(rates))], [], title=f"{unit} a second by step"),
         "waits": draw_lines(
-            [("raw", [(step, 100 * share) for step, share in _curve(steps, "data_wait")])],
+            [("raw", waits), ("smooth", smoothed(waits))],
             [Bar(value=1.0, name="1 %", kind="faint")],
             title="share of a step spent waiting for data, in percent, by step",
         ),
@@ -90,6 +93,9 @@ def gather_run(folder: Path) -> dict[str, Any]:
             [],
             title="learning rate by step, in thousandths",
             logarithmic=True,
+        ),
+        "norms": draw_lines(
+            [("raw", norms), ("smooth", smoothed(norms))], [], title="gradient norm by step", logarithmic=True
         ),
         "events": _of(lines, "learning_rate"),
         "grid": _grid(folder),

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from api.cli import main
-from api.report.run_details import spoken_bytes, spoken_hours
+from api.report.run_details import spoken_batch, spoken_bytes, spoken_hours
 from api.report.training_run import build_run_page
 from models.discriminator import DiscriminatorConfig
 from training.checkpoints import save_checkpoint
@@ -44,6 +44,7 @@ def run(tmp_path):
             speed = {
                 "tokens_per_second": 1000.0 + step,
                 "data_wait": 0.002,
+                "gradient_norm": 1.5,
                 "peak_memory": 1e9 + step * 1e6,
                 "learning_rate": 1e-3 if step < 20 else 5e-4,
             }
@@ -76,7 +77,8 @@ def test_the_page_of_a_going_run_has_its_numbers_and_is_alone(run, capsys):
 def test_it_names_data_kernels_memory_and_what_differs_from_the_named_recipe(run):
     page = " ".join(build_run_page(run).read_text().split())
 
-    assert "9 clips, 30.0 minutes, of" in page and "3 are held out" in page
+    assert "9 clips, 30.0 minutes, of" in page and "3 are held out. A step reads 8 videos of one bucket.</p>" in page
+    assert "Clipped to 1.0." in page
     assert '<td>16f8fps-64x64</td><td class="number">9</td>' in page
     assert '<td class="number">9</td><td>0.00 s fits no duration bucket<br><span class="mono soft">c0' in page
     assert '<td class="number">1</td><td>native rate 12 fps is below 16' in page
