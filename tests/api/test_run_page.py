@@ -103,7 +103,9 @@ def test_it_lists_restarts_with_their_workers_and_the_checkpoints_that_are_there
     page = " ".join(build_run_page(run).read_text().split())
 
     assert page.count("<td>start</td>") == 1 and page.count("<td>resume</td>") == 1
-    assert re.search(r"<td>resume</td><td>[\d: -]+</td><td class=\"number\">20</td><td class=\"number\">3</td>", page)
+    assert re.search(
+        r"<td>resume</td><td class=\"when\">[\d: -]+</td><td class=\"number\">20</td><td class=\"number\">3</td>", page
+    )
     assert f'<td class="number">20</td><td class="number">{spoken_bytes(size)}</td>' in page
 
 
@@ -112,6 +114,18 @@ def test_it_lists_restarts_with_their_workers_and_the_checkpoints_that_are_there
 )
 def test_sizes_are_spoken_in_three_digits(count, words):
     assert spoken_bytes(count) == words
+
+
+@pytest.mark.parametrize(
+    ("videos", "images", "words"),
+    [
+        (10, 1, "10 videos of one bucket and 1 image, a single frame of a clip"),
+        (0, 9216, "9,216 images, single frames of clips"),
+        (1, 0, "1 video of one bucket"),
+    ],
+)
+def test_batches_are_spoken_as_they_are(videos, images, words):
+    assert spoken_batch({"videos": videos, "images": images}) == words
 
 
 @pytest.mark.parametrize(
