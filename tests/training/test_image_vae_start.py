@@ -1,13 +1,14 @@
 """A run that starts from an image autoencoder's weights is that autoencoder until its first step."""
 
-from dataclasses import replace
+from dataclasses import asdict, replace
+from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
 from models.autoencoders.image_vae import ImageVAE, load_diffusers_vae
-from models.autoencoders.tae import TAE, ImageVAEConfig
+from models.autoencoders.tae import TAE, ImageVAEConfig, TAEConfig
 from models.weights import file_sha256, read_config
 from training.autoencoder import set_up_autoencoder
 from training.cluster import train_here
@@ -132,3 +133,14 @@ def test_the_papers_recipe_builds_plans_and_validates_without_its_memory(rows):
     assert (recipe.objective.outlier_weight, recipe.objective.outlier_scale) == (1e5, 3.0)
     held_out = choose_clips([row for row in long if row["split"] != "train"], recipe, recipe.validate_clips)
     assert {bucket.frames for _, bucket in held_out} == {1, 32}
+
+
+def test_the_documented_file_is_the_papers_recipe_with_the_sizes_of_the_weights(folder, tmp_path):
+    docs = (Path(__file__).parents[2] / "docs" / "training.md").read_text()
+    path = tmp_path / "tae.yaml"
+    path.write_text(docs.split("```yaml\n")[1].split("```")[0].replace("/weights/stable-diffusion/vae", str(folder)))
+    recipe, named = load_tae_recipe(str(path)), load_tae_recipe("tae_paper")
+
+    assert recipe.model == TAEConfig(**asdict(CONFIG))
+    same = {"name": named.name, "base": None, "image_vae": None, "model": named.model}
+    assert replace(recipe, **same) == named
