@@ -83,17 +83,22 @@ def file_sha256(path: str | os.PathLike) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def files_sha256(folder: str | os.PathLike, *patterns: str) -> str:
-    """SHA-256 over the names and contents of a folder's files that match, hex; a ValueError where the first two match none.
+def files_sha256(folder: str | os.PathLike, *more: str) -> str:
+    """SHA-256 over the names and contents of a folder's weight files and of those that match `more`, hex.
 
-    For weights that others saved, in one file or in several: the first two patterns name them.
+    For weights that others saved, in one file or in several.
     """
-    folder = Path(folder)
-    found = sorted({path for pattern in patterns for path in folder.glob(pattern)})
-    if not any(path.match(pattern) for path in found for pattern in patterns[:2]):
-        raise ValueError(f"{folder} holds no weights ({' or '.join(patterns[:2])})")
-    lines = [f"{path.name} {file_sha256(path)}" for path in found]
+    paths = {*other_weights(folder), *(path for pattern in more for path in Path(folder).glob(pattern))}
+    lines = [f"{path.name} {file_sha256(path)}" for path in sorted(paths)]
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def other_weights(folder: str | os.PathLike) -> list[Path]:
+    """The weight files that others saved in a folder; ValueError where there is none."""
+    found = [path for pattern in ("*.safetensors", "*.bin") for path in Path(folder).glob(pattern)]
+    if not found:
+        raise ValueError(f"{folder} holds no weights (*.safetensors or *.bin)")
+    return found
 
 
 def _tuples(value: Any) -> Any:

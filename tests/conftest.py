@@ -59,3 +59,14 @@ def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield "s3://lake"
         for name, value in before.items():
             os.environ.pop(name, None) if value is None else os.environ.update({name: value})
+
+
+@pytest.fixture(scope="session")
+def encoder_folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """UL2, MetaCLIP and ByT5 in their own layouts, tiny and randomly drawn."""
+    from models import torchvision_shim
+
+    torchvision_shim.install()  # before the first import of transformers or open_clip
+    from tests.encoders import save_encoders
+
+    return save_encoders(tmp_path_factory.mktemp("encoders"))

@@ -8,14 +8,16 @@ import torch
 from torch import nn
 
 from curation.clips import UnreadableVideo, open_snapshot
+from models.autoencoders.image_vae import image_vae_weights, load_diffusers_vae
 from models.autoencoders.tae import TAE
-from models.weights import save_model
+from models.weights import file_sha256, save_model
 from training.checkpoints import Checkpoint, newest
 from training.data.loader import Loader
 from training.data.pixels import WindowReader, pixel_shape, read_window, to_signal
 from training.data.plan import Plan, Sample
 from training.evaluation.reconstruction import ReconstructionValidation, evaluate_rows
 from training.evaluation.validation import choose_clips
+from training.kernels import KernelsTold
 from training.loop import Interruption, Training, run_loop
 from training.metrics import MetricsLog
 from training.objectives.adversarial import AdversarialObjective
@@ -33,7 +35,7 @@ def train_autoencoder(run: Run, world: World, interruption: Interruption | None 
     log = open_log(run, world, plan, sum(row["split"] != "train" for row in rows), training)
     done = run_loop(
         training,
-        setup.objective,
+        KernelsTold(setup.objective, log),
         setup.loader,
         loop_config(recipe),
         out=run.out,
@@ -41,7 +43,7 @@ def train_autoencoder(run: Run, world: World, interruption: Interruption | None 
         world=world,
         num_rows=len(plan.bucket_of),
         state={"plan_hash": plan.hash(), "recipe_hash": recipe_hash(recipe), "snapshot": run.snapshot},
-        extra={"trained": described(run, recipe.steps)},
+        extra={"trained": described(run, recipe.steps, image_vae_sha256=run.image_vae_sha256)},
         log=log,
         validate=setup.validate,
         work=setup.work,
@@ -67,9 +69,7 @@ def set_up_autoencoder(run: Run, world: World, checkpoint: Checkpoint | None) ->
     train, validation = split_rows(rows, recipe, run.snapshot)
     plan = Plan(train, recipe, recipe.seed)
     check_plan(checkpoint, plan)
-    torch.manual_seed(recipe.seed)
-    model = TAE(recipe.model)
-    narrow_posterior(model, recipe.initial_logvar)
+    model = first_weights(run, checkpoint)
     critic = None
     if recipe.adversarial:
         critic = AdversarialObjective(recipe.objective, recipe.adversarial, world.device)
@@ -94,6 +94,19 @@ def set_up_autoencoder(run: Run, world: World, checkpoint: Checkpoint | None) ->
     )
 
 
+def first_weights(run: Run, checkpoint: Checkpoint | None) -> TAE:
+    """Drawn from the recipe's seed, or an image autoencoder's; a checkpoint's replace them in any case."""
+    recipe = run.recipe
+    torch.manual_seed(recipe.seed)
+    if checkpoint is None and recipe.image_vae is not None:
+        if file_sha256(image_vae_weights(recipe.image_vae)) != run.image_vae_sha256:
+            raise ValueError(f"{recipe.image_vae} has other weights than when this run began; choose another --out")
+        return TAE.from_image_vae(load_diffusers_vae(recipe.image_vae))
+    model = TAE(recipe.model)
+    narrow_posterior(model, recipe.initial_logvar)
+    return model
+
+
 def count_frames(samples: Sequence[Sample]) -> dict[str, float]:
     """Frames of a global batch."""
     return {"frames": float(sum(sample.bucket.frames for sample in samples))}
@@ -102,7 +115,8 @@ def count_frames(samples: Sequence[Sample]) -> dict[str, float]:
 def finish(run: Run, model: TAE, plan: Plan, rows: list[dict[str, Any]], log: MetricsLog | None) -> None:
     """Measure the latents' scale, save OUT/final with the averaged weights, evaluate every clip that has a bucket."""
     model.set_latent_statistics(*latent_statistics(model, plan))
-    final = save_model(run.out / "final", model, trained=described(run, run.recipe.steps))
+    trained = described(run, run.recipe.steps, image_vae_sha256=run.image_vae_sha256)
+    final = save_model(run.out / "final", model, trained=trained)
     report = evaluate_rows(model, rows, run.recipe, run.snapshot, pictures=run.out / "reconstructions")
     report["checkpoint"] = str(final)
     (run.out / "evaluation.json").write_text(json.dumps(report, indent=1) + "\n")

@@ -202,12 +202,12 @@ def run_loop(
             early = asked.save and not saved_early
             saved_early |= early
             if training.step % config.checkpoint_every == 0 or last or asked.stop or early:
-                _note(saver.finish(), log)
+                note_checkpoint(saver.finish(), log)
                 document = model_document(training.model, **(extra or {}))
                 saver.save(training.step, training.tensors(), state=state | training.described(), config=document)
             if last or asked.stop or early or asked.save_failed:
-                _note(saver.finish(), log)
-            _note(saver.poll(), log)
+                note_checkpoint(saver.finish(), log)
+            note_checkpoint(saver.poll(), log)
             if after_step:
                 after_step(training.step)
             if asked.stop:
@@ -244,7 +244,8 @@ def _ask_everyone(
     )
 
 
-def _note(saved: Saved | None, log: MetricsLog | None) -> None:
+def note_checkpoint(saved: Saved | None, log: MetricsLog | None) -> None:
+    """Log a save that has ended, if one has."""
     if saved and log:
         log.write(
             "checkpoint",

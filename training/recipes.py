@@ -6,6 +6,7 @@ A YAML or TOML file is a recipe too: `base: tae_demo` and the fields that differ
 import difflib
 import hashlib
 import json
+import os
 import tomllib
 import typing
 from collections.abc import Callable, Mapping
@@ -13,6 +14,7 @@ from dataclasses import asdict, dataclass, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
+from models.autoencoders.image_vae import read_image_vae_config
 from models.autoencoders.tae import SIZES as TAE_SIZES
 from models.autoencoders.tae import TAEConfig
 from models.video.transformer import SIZES as TRANSFORMER_SIZES
@@ -31,6 +33,7 @@ class TAERecipe:
     """One run of the temporal autoencoder."""
 
     name: str
+    base: str | None = None  # the named recipe that a file builds on
     model: TAEConfig
     objective: AutoencoderObjective
     optimizer: OptimizerConfig
@@ -42,7 +45,8 @@ class TAERecipe:
     micro_batch: int | None = None  # samples computed at once on a worker; None: all of a shape
     seed: int = 0
     adversarial: AdversarialConfig | None = None  # no critic
-    initial_logvar: float = -6.0  # of the posterior
+    image_vae: str | None = None  # diffusers VAE folder that a fresh run starts from; None: from nothing
+    initial_logvar: float = -6.0  # of the posterior, in a run from nothing
     fps_tag: bool = False  # the autoencoder reads no captions
     autocast: bool = False
     pixel_memory_bytes: int = 1 << 30  # sets whose decoded clips fit are decoded once
@@ -60,6 +64,7 @@ class VideoRecipe:
     """One run of the video transformer on latents of a trained autoencoder."""
 
     name: str
+    base: str | None = None
     model: TransformerConfig
     text_encoders: tuple[str, ...]
     optimizer: OptimizerConfig
@@ -106,6 +111,32 @@ def tae_demo() -> TAERecipe:
         steps=800,  # 0.15 to 0.33 s each on two cores; 500 give 1 dB less
         checkpoint_every=200,
         validate_every=100,
+    )
+
+
+def tae_paper() -> TAERecipe:
+    """The paper's autoencoder (section 3.1.1): 8 x 8 x 8 to 16 channels, one image to three videos, outlier penalty 1e5.
+
+    Its sizes are Stable Diffusion 3.5's image autoencoder's, which it should start from: `base: tae_paper` and `image_vae`.
+    Not given, and ours: picture size and window (256 px and the 32 frames of a tile of its inference, at 16 per second), batch,
+    rate, steps, optimizer, which reconstruction loss, and the weights of the perceptual (latent diffusion's 1), KL
+    (1e-6 on sums) and adversarial parts.
+    """
+    window = DurationRule(min_seconds=2.0, max_seconds=None, frames=32, fps=16.0)
+    return TAERecipe(
+        name="tae_paper",
+        model=TAE_SIZES["moviegen"],
+        objective=AutoencoderObjective(perceptual_weight=1.0),
+        adversarial=AdversarialConfig(start_step=10_000),
+        optimizer=OptimizerConfig(learning_rate=1e-4, ema_decay=0.999, warmup_steps=1000),
+        buckets=BucketTable(durations=(window,), sizes=(Size(height=256, width=256),), min_native_fps=16.0),
+        batch=BatchSize(videos=96, images=32),  # section 3.1.1: one image to three videos
+        steps=60_000,  # of its ablation: 50,000 without the outlier penalty and 10,000 with it
+        checkpoint_every=1000,
+        keep_checkpoints=5,
+        micro_batch=1,
+        autocast=True,
+        validate_every=1000,
     )
 
 
@@ -294,7 +325,7 @@ def video_sft() -> VideoRecipe:
     )
 
 
-TAE_RECIPES: dict[str, Callable[[], TAERecipe]] = {"tae_demo": tae_demo}
+TAE_RECIPES: dict[str, Callable[[], TAERecipe]] = {"tae_demo": tae_demo, "tae_paper": tae_paper}
 STAGES: dict[str, tuple[Callable[[], VideoRecipe], ...]] = {  # each starts from the weights of the one before
     "demo": (video_demo_t2i, video_demo_joint, video_demo_high, video_demo_sft),
     "paper": (video_t2i_256, video_256, video_256_2, video_768, video_768_2, video_768_3, video_sft),
@@ -346,11 +377,26 @@ def _load(cls: type[Recipe], ours: Mapping[str, Callable], others: Mapping[str, 
         )
     if not path.is_file():
         raise ValueError(f"no recipe file {name_or_file}")
-    values = _read(path)
-    base = ours[values.pop("base")]() if values.get("base") in ours else None
-    if "base" in values:
-        raise ValueError(f"{path}: no recipe {values['base']!r} to build on{_nearest(str(values['base']), ours)}")
-    return recipe_from(cls, {"name": path.stem} | values, base)
+    values = _with_whole_paths(_read(path))
+    named = values.get("base")
+    if named is not None and named not in ours:
+        raise ValueError(f"{path}: no recipe {named!r} to build on{_nearest(str(named), ours)}")
+    if values.get("image_vae") and "model" not in values:
+        values["model"] = asdict(read_image_vae_config(values["image_vae"]))
+    return recipe_from(cls, {"name": path.stem} | values, ours[named]() if named else None)
+
+
+def _with_whole_paths(values: dict[str, Any]) -> dict[str, Any]:
+    """Folders relative to where the command runs, made absolute: workers run elsewhere, and checkpoints are moved."""
+    encoders, vae = values.get("text_encoders"), values.get("image_vae")
+    if isinstance(vae, str):
+        values["image_vae"] = os.path.abspath(vae)
+    if isinstance(encoders, list):
+        halves = [str(name).partition(":") for name in encoders]
+        values["text_encoders"] = [
+            f"{k}:{os.path.abspath(folder)}" if folder else k + colon for k, colon, folder in halves
+        ]
+    return values
 
 
 def _read(path: Path) -> dict[str, Any]:

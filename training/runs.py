@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -11,9 +12,11 @@ from urllib.parse import urlparse
 import torch
 
 from curation.clips import open_snapshot
+from models.autoencoders.image_vae import image_vae_weights, read_image_vae_config
 from models.autoencoders.tae import TAE
+from models.text.loading import text_encoder
 from models.video.transformer import VideoTransformer
-from models.weights import WEIGHTS, read_config, weights_sha256
+from models.weights import WEIGHTS, file_sha256, read_config, weights_sha256
 from training.checkpoints import Checkpoint, export_model, list_checkpoints, newest
 from training.data.loader import Loader
 from training.data.plan import Plan, check_splits
@@ -27,14 +30,8 @@ from training.throughput import Work
 from training.world import World
 
 Kind = Literal["tae", "video"]
-_IDENTITY = (
-    "kind",
-    "recipe_hash",
-    "snapshot",
-    "tae_sha256",
-    "start_sha256",
-    "checkpoints",
-)  # what makes it this run and no other
+# What makes it this run and no other.
+_IDENTITY = ("kind", "recipe_hash", "snapshot", "tae_sha256", "start_sha256", "image_vae_sha256", "checkpoints")
 RECIPES: dict[str, type[TAERecipe] | type[VideoRecipe]] = {"tae": TAERecipe, "video": VideoRecipe}
 
 
@@ -50,6 +47,7 @@ class Run:
     tae_sha256: str | None = None
     start: Path | None = None  # weights of the stage before
     start_sha256: str | None = None
+    image_vae_sha256: str | None = None  # of the weights that recipe.image_vae names
     checkpoints: str | None = None  # where they go, when not into `out`
 
     @property
@@ -69,6 +67,7 @@ class Run:
             "start": None if self.start is None else str(self.start),
             "start_sha256": self.start_sha256,
             "checkpoints": self.checkpoints,
+            "image_vae_sha256": self.image_vae_sha256,
         }
 
 
@@ -112,6 +111,8 @@ def prepare_run(
     if start_folder is not None and isinstance(recipe, VideoRecipe):
         assert tae_sha256 is not None
         check_start(start_folder, recipe, tae_sha256)
+    if isinstance(recipe, VideoRecipe):
+        check_text_encoders(recipe)
     run = Run(
         kind=kind,
         out=folder,
@@ -122,6 +123,7 @@ def prepare_run(
         start=start_folder,
         start_sha256=None if start_folder is None else weights_sha256(start_folder),
         checkpoints=checkpoints,
+        image_vae_sha256=check_image_vae(recipe) if isinstance(recipe, TAERecipe) else None,
     )
     _check_folder(run, resume)
     if checkpoints:
@@ -132,11 +134,33 @@ def prepare_run(
     return run
 
 
-def check_memory(recipe: TAERecipe | VideoRecipe, workers: int) -> None:
-    """Raise when a model's state alone cannot fit on this machine: every worker holds a whole copy of it.
+def check_image_vae(recipe: TAERecipe) -> str | None:
+    """SHA-256 of the image autoencoder's weights, None without one; ValueError unless the recipe's model has its sizes."""
+    if recipe.image_vae is None:
+        return None
+    found = asdict(read_image_vae_config(recipe.image_vae))
+    asked = asdict(recipe.model)
+    if different := [f"{name} {asked[name]}, not {value}" for name, value in found.items() if asked[name] != value]:
+        raise ValueError(
+            f"{recipe.name} cannot start from {recipe.image_vae}: its model has {', '.join(different)}; "
+            "a recipe file with `image_vae` and no `model` takes the sizes of the weights"
+        )
+    return file_sha256(image_vae_weights(recipe.image_vae))
 
-    20 bytes a parameter: float32 weights, gradients, two AdamW moments and the moving average. Activations come on top.
-    """
+
+def check_text_encoders(recipe: VideoRecipe) -> None:
+    """Raise ValueError for an encoder that is not there, or gives states of another width than the model reads."""
+    widths = tuple(text_encoder(name).width for name in recipe.text_encoders)
+    if widths != recipe.model.text_widths:
+        named = ", ".join(f"{name} {width}" for name, width in zip(recipe.text_encoders, widths, strict=True))
+        raise ValueError(
+            f"{recipe.name} has model.text_widths {list(recipe.model.text_widths)}, and its text encoders give {named}; "
+            f"set model.text_widths to {list(widths)}, in the encoders' order"
+        )
+
+
+def check_memory(recipe: TAERecipe | VideoRecipe, workers: int) -> None:
+    """Raise when a model's state alone cannot fit on this machine: every worker holds a whole copy of it."""
     with torch.device("meta"):
         model = TAE(recipe.model) if isinstance(recipe, TAERecipe) else VideoTransformer(recipe.model)
     parameters = sum(p.numel() for p in model.parameters())
@@ -144,11 +168,16 @@ def check_memory(recipe: TAERecipe | VideoRecipe, workers: int) -> None:
         have, where = torch.cuda.get_device_properties(0).total_memory, "the GPU"
     else:
         have, where = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // workers, "each worker here"
-    if 20 * parameters > have:
+    if state_bytes(parameters) > have:
         raise ValueError(
-            f"{recipe.name} trains {parameters / 1e9:.1f} B parameters, {20 * parameters / 2**30:,.0f} GiB with gradients and "
+            f"{recipe.name} trains {parameters / 1e9:.1f} B parameters, {state_bytes(parameters) / 2**30:,.0f} GiB with gradients and "
             f"optimizer; {where} has {have / 2**30:,.0f} GiB. Choose a smaller model, e.g. `model: demo` in a recipe file"
         )
+
+
+def state_bytes(parameters: int) -> int:
+    """What training so many parameters takes at least: float32 weights, gradients, two AdamW moments, moving average."""
+    return 20 * parameters
 
 
 def load_run(out: str | Path) -> Run:
@@ -165,6 +194,7 @@ def load_run(out: str | Path) -> Run:
         start=None if found["start"] is None else Path(found["start"]),
         start_sha256=found["start_sha256"],
         checkpoints=found["checkpoints"],
+        image_vae_sha256=found["image_vae_sha256"],
     )
 
 
@@ -176,7 +206,8 @@ def split_rows(rows: list[dict[str, Any]], recipe: TAERecipe | VideoRecipe, name
     plan = Plan(train, recipe, recipe.seed)
     if not plan.order:
         why = (
-            "; ".join(f"{count} x {reason}" for reason, count in _counted(plan.excluded).items()) or "it keeps no clip"
+            "; ".join(f"{count} x {reason}" for reason, count in Counter(plan.excluded.values()).items())
+            or "it keeps no clip"
         )
         raise ValueError(f"{name} has no clip that {recipe.name} can train on: {why}")
     return train, validation
@@ -269,13 +300,6 @@ def _short(described: Mapping[str, Any], name: str) -> str:
     return str(described.get(name))
 
 
-def _counted(reasons: Mapping[str, str]) -> dict[str, int]:
-    counts: dict[str, int] = {}
-    for reason in reasons.values():
-        counts[reason] = counts.get(reason, 0) + 1
-    return counts
-
-
 def described(run: Run, step: int, **more: Any) -> dict[str, Any]:
     """What a weights folder says of its training, under `trained` in config.json."""
     return {"kind": run.kind, "snapshot": run.snapshot, "step": step, "recipe": asdict(run.recipe), **more}
@@ -298,6 +322,7 @@ def open_log(run: Run, world: World, plan: Plan, num_validation: int, training: 
     if not world.is_first:
         return None
     log = MetricsLog(run.out)
+    parameters = sum(p.numel() for p in training.model.parameters())
     log.write(
         "start" if training.step == 0 else "resume",
         kind=run.kind,
@@ -307,8 +332,11 @@ def open_log(run: Run, world: World, plan: Plan, num_validation: int, training: 
         pid=os.getpid(),
         device=str(world.device),
         threads=torch.get_num_threads(),
-        parameters=sum(p.numel() for p in training.model.parameters()),
+        parameters=parameters,
+        planned_memory=state_bytes(parameters),
         train_rows=len(plan.bucket_of),
+        train_hours=sum(_seconds(plan.rows[index]) for index in plan.bucket_of) / 3600,
+        buckets=_shapes(plan),
         validation_rows=num_validation,
         excluded=plan.excluded,
         batches_per_epoch=plan.batches_per_epoch,
@@ -318,6 +346,18 @@ def open_log(run: Run, world: World, plan: Plan, num_validation: int, training: 
         else "the snapshot holds out no clips: nothing is validated, all losses are of training clips",
     )
     return log
+
+
+def _seconds(row: Mapping[str, Any]) -> float:
+    return float(row["end_seconds"] - row["start_seconds"])
+
+
+def _shapes(plan: Plan) -> dict[str, int]:
+    """Rows by what they are trained as: their bucket, a single frame of it in a text-to-image stage."""
+    counts: Counter[str] = Counter()
+    for bucket in plan.order:
+        counts[(bucket if plan.batch.videos else bucket.image()).name] += len(plan.members[bucket])
+    return dict(counts)
 
 
 def check_plan(checkpoint: Checkpoint | None, plan: Plan) -> None:

@@ -1,5 +1,6 @@
 """How fast a run goes: tokens or frames a second, the share of time spent waiting for data, and MFU where it is defined."""
 
+import resource
 import time
 from collections.abc import Callable, Sequence
 
@@ -22,11 +23,18 @@ def peak_flops(device: torch.device) -> float | None:
     return next((peak for word, peak in PEAK_FLOPS.items() if word in name and "PCIe" not in name), None)
 
 
+def peak_memory(device: torch.device) -> int:
+    """Bytes: the most this process has held of the GPU's memory, or on a CPU of the machine's, Python and all."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # kilobytes on Linux
+
+
 class Throughput:
     """Adds up steps between two log lines. Validation and checkpoints are left out: they are no steps."""
 
     def __init__(self, work: Work | None, world: World):
-        self.work = work
+        self.work, self.device = work, world.device
         peak = peak_flops(world.device)
         self.peak = None if peak is None else peak * world.size
         self._reset()
@@ -46,13 +54,13 @@ class Throughput:
             self.sums[name] = self.sums.get(name, 0.0) + amount
 
     def numbers(self) -> dict[str, float]:
-        """Amounts a second, data_wait (share of a step) and mfu since the last call, which starts anew."""
+        """Amounts a second, data_wait (share of a step) and mfu since the last call, which starts anew; peak_memory so far."""
         seconds = max(self.seconds, 1e-9)
         rates = {f"{name}_per_second": amount / seconds for name, amount in self.sums.items()}
         flops = rates.pop("flops_per_second", None)
         if flops is not None and self.peak is not None:
             rates["mfu"] = flops / self.peak
-        rates["data_wait"] = self.waited / seconds
+        rates |= {"data_wait": self.waited / seconds, "peak_memory": float(peak_memory(self.device))}
         self._reset()
         return rates
 

@@ -26,6 +26,7 @@ from training.evaluation.flow_loss import FlowValidation, compare_samples, evalu
 from training.evaluation.sample_grid import SampleGrid
 from training.evaluation.validation import choose_clips
 from training.generate import Generator
+from training.kernels import KernelsTold
 from training.loop import Interruption, Training, run_loop
 from training.metrics import MetricsLog
 from training.objectives.flow import FlowObjective
@@ -48,7 +49,7 @@ def train_transformer(run: Run, world: World, interruption: Interruption | None 
     trained = described(run, recipe.steps, tae_sha256=run.tae_sha256, text_encoders=encode.identities())
     done = run_loop(
         training,
-        setup.objective,
+        KernelsTold(setup.objective, log),
         setup.loader,
         loop_config(recipe),
         out=run.out,

@@ -88,7 +88,7 @@ def train_tae_command(
     manifest: Manifest,
     out: Out,
     recipe: Annotated[
-        str, typer.Option(help="tae_demo, or a .yaml or .toml file (base: tae_demo and what differs).")
+        str, typer.Option(help="tae_demo, tae_paper, or a .yaml or .toml file (base: tae_demo and what differs).")
     ] = "tae_demo",
     workers: Workers = "1",
     restarts: Restarts = 3,

@@ -16,6 +16,7 @@ from api.report.contact import contact_sheet
 from api.report.drawings import draw_funnel
 from api.report.footage import idle, read_footage
 from api.report.learning import read_autoencoder, read_flow
+from api.report.run_details import spoken_hours
 from api.report.sample import read_sample
 from curation.clips import open_snapshot
 from training.generate import Generated
@@ -91,7 +92,7 @@ def render(content: Mapping[str, Any], template: str = "report.html") -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["breakable"] = _breakable
+    environment.filters |= {"breakable": _breakable, "hours": spoken_hours}
     style = Markup((HERE / "templates" / "style.css").read_text(encoding="utf-8"))
     return environment.get_template(template).render(style=style, **content)
 

@@ -16,6 +16,7 @@ from api.report.drawings import Bar, Drawing, draw_dots, draw_lines, smoothed
 from api.report.learning import Pair, read_autoencoder, read_flow
 from api.report.media import jpeg
 from api.report.page import render
+from api.report.run_details import checkpoints, differences, kernels, left_out, spoken_batch, spoken_bytes
 from training.evaluation.sample_grid import read_grid
 from training.metrics import read_metrics
 from training.runs import local_folder
@@ -55,13 +56,22 @@ def gather_run(folder: Path) -> dict[str, Any]:
     ends = [line for line in lines if line["event"] in ("finished", "stopped", "not_finite")]
     unit = next((unit for unit in ("tokens", "frames") if steps and f"{unit}_per_second" in steps[-1]), None)
     rates = _curve(steps, f"{unit}_per_second") if unit else []
+    waits = [(step, 100 * share) for step, share in _curve(steps, "data_wait")]
+    norms = _curve(steps, "gradient_norm")
     return {
         "run": run,
         "recipe": json.dumps(run["recipe"], indent=1),
         "name": folder.name,
         "now": datetime.now(UTC),
         "version": version("cinemill"),
-        "begun": begun,
+        "begun": [line | {"at": datetime.fromtimestamp(line["time"], UTC)} for line in begun],
+        "data": begun[-1] if begun else None,
+        "batch": spoken_batch(run["recipe"]["batch"]),
+        "left_out": left_out(begun[-1].get("excluded", {})) if begun else [],
+        "kernels": kernels(lines),
+        "memory": _memory(begun, steps),
+        "checkpoints": checkpoints(folder, lines),
+        "differences": differences(run["recipe"]),
         "end": ends[-1] if ends and ends[-1] == lines[-1] else None,
         "last": steps[-1] if steps else None,
         "unit": unit,
@@ -74,7 +84,7 @@ def gather_run(folder: Path) -> dict[str, Any]:
         "times": _draw_times(validations),
         "speed": draw_lines([("raw", rates), ("smooth", smoothed(rates))], [], title=f"{unit} a second by step"),
         "waits": draw_lines(
-            [("raw", [(step, 100 * share) for step, share in _curve(steps, "data_wait")])],
+            [("raw", waits), ("smooth", smoothed(waits))],
             [Bar(value=1.0, name="1 %", kind="faint")],
             title="share of a step spent waiting for data, in percent, by step",
         ),
@@ -84,9 +94,22 @@ def gather_run(folder: Path) -> dict[str, Any]:
             title="learning rate by step, in thousandths",
             logarithmic=True,
         ),
+        "norms": draw_lines(
+            [("raw", norms), ("smooth", smoothed(norms))], [], title="gradient norm by step", logarithmic=True
+        ),
         "events": _of(lines, "learning_rate"),
         "grid": _grid(folder),
         "pairs": _pairs(folder, run["kind"]),
+    }
+
+
+def _memory(begun: Lines, steps: Lines) -> dict[str, str | None]:
+    """Planned and measured, as words; None where the log does not say."""
+    planned = begun[-1].get("planned_memory") if begun else None
+    peaks = [line["peak_memory"] for line in steps if "peak_memory" in line]  # each process starts anew
+    return {
+        "planned": None if planned is None else spoken_bytes(planned),
+        "peak": spoken_bytes(max(peaks)) if peaks else None,
     }
 
 

@@ -9,7 +9,7 @@ import torch
 
 from models import torchvision_shim
 from models.text.tokens import TextTokens
-from models.weights import files_sha256
+from models.weights import files_sha256, other_weights
 
 CONFIG = "open_clip_config.json"
 
@@ -28,6 +28,7 @@ class MetaCLIP:
         self.folder, self.device = Path(folder), device
         if not (self.folder / CONFIG).is_file():
             raise ValueError(f"{folder} holds no {CONFIG}; pass metaclip:FOLDER, an open_clip folder")
+        other_weights(self.folder)
         sizes = json.loads((self.folder / CONFIG).read_text())["model_cfg"]["text_cfg"]
         self.width: int = sizes["width"]
         self.max_tokens: int = sizes.get("context_length", 77)
@@ -35,7 +36,7 @@ class MetaCLIP:
     @cached_property
     def sha256(self) -> str:
         """Identity of the weights and of the configuration, which decides the activation and the context."""
-        return files_sha256(self.folder, "*.safetensors", "*.bin", CONFIG)
+        return files_sha256(self.folder, CONFIG)
 
     @torch.no_grad()
     def encode(self, texts: list[str]) -> TextTokens:

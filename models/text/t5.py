@@ -10,7 +10,7 @@ import torch
 from models import torchvision_shim
 from models.text.bytes import quoted
 from models.text.tokens import TextTokens
-from models.weights import files_sha256
+from models.weights import files_sha256, other_weights
 
 PAD, END = 0, 1  # of every T5 vocabulary
 FIRST_BYTE = 3  # ByT5's vocabulary: padding, end, unknown, then the 256 bytes
@@ -31,12 +31,13 @@ class T5Encoder:
         needed = ["config.json"] if name == "byt5" else ["config.json", "tokenizer.json"]
         if missing := [file for file in needed if not (self.folder / file).is_file()]:
             raise ValueError(f"{folder} holds no {' and no '.join(missing)}; pass {name}:FOLDER, a transformers folder")
+        other_weights(self.folder)
         self.width: int = json.loads((self.folder / "config.json").read_text())["d_model"]
 
     @cached_property
     def sha256(self) -> str:
         """Identity of the weights and the tokenizer."""
-        return files_sha256(self.folder, "*.safetensors", "*.bin", "tokenizer.json")
+        return files_sha256(self.folder, "tokenizer.json")
 
     @torch.no_grad()
     def encode(self, texts: list[str]) -> TextTokens:

@@ -1,70 +1,17 @@
 """The paper's text encoders from local folders, on tiny checkpoints of their kinds, and all of them behind one contract."""
 
-import json
-
 import pytest
 import torch
 
-from models import torchvision_shim
 from models.text.loading import text_encoder
 from models.text.prompt import tagged
 from models.video.transformer import TransformerConfig, VideoTransformer
+from tests.encoders import ENCODER_WIDTHS
 
 
-@pytest.fixture(scope="module")
-def folders(tmp_path_factory):
-    torchvision_shim.install()  # before the first import of either
-    pytest.importorskip("transformers")
-    pytest.importorskip("open_clip")
-    root = tmp_path_factory.mktemp("encoders")
-    return {name: make(root / name) for name, make in (("ul2", _ul2), ("byt5", _byt5), ("metaclip", _metaclip))}
-
-
-def _t5(folder, vocab_size, **sizes):
-    from transformers import T5Config, T5ForConditionalGeneration
-
-    torch.manual_seed(0)
-    config = T5Config(
-        vocab_size=vocab_size, d_model=32, d_kv=8, d_ff=48, num_layers=2, num_heads=4,
-        feed_forward_proj="gated-gelu", decoder_start_token_id=0, **sizes,
-    )  # fmt: skip
-    T5ForConditionalGeneration(config).save_pretrained(folder)
-    return folder
-
-
-def _ul2(folder):
-    from tokenizers import Tokenizer
-    from tokenizers.models import WordLevel
-    from tokenizers.pre_tokenizers import Whitespace
-
-    words = ["<pad>", "</s>", "<unk>", "a", "dog", "runs", "FPS", "-", "16"]
-    tokenizer = Tokenizer(WordLevel({word: number for number, word in enumerate(words)}, unk_token="<unk>"))
-    tokenizer.pre_tokenizer = Whitespace()
-    folder.mkdir()
-    tokenizer.save(str(folder / "tokenizer.json"))
-    return _t5(folder, vocab_size=len(words))
-
-
-def _byt5(folder):
-    return _t5(folder, vocab_size=384)
-
-
-def _metaclip(folder):
-    import open_clip
-    from safetensors.torch import save_file
-
-    torch.manual_seed(0)
-    sizes = {
-        "embed_dim": 16,
-        "quick_gelu": True,
-        "vision_cfg": {"image_size": 16, "patch_size": 8, "layers": 1, "width": 64},
-        "text_cfg": {"context_length": 256, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 2},
-    }
-    folder.mkdir()
-    weights = {name: tensor.contiguous() for name, tensor in open_clip.CLIP(**sizes).state_dict().items()}
-    save_file(weights, folder / "open_clip_model.safetensors")
-    (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": sizes, "preprocess_cfg": {}}))
-    return folder
+@pytest.fixture
+def folders(encoder_folders):
+    return encoder_folders
 
 
 @pytest.fixture(params=["ul2", "byt5", "metaclip"])
@@ -77,7 +24,7 @@ TEXTS = ["a dog runs", 'a sign that says "OPEN all night"']
 
 def test_each_keeps_the_contract(encoder):
     both = encoder.encode(TEXTS)
-    assert both.states.shape[2] == encoder.width == 32 and both.states.dtype == torch.float32
+    assert both.states.shape[2] == encoder.width == ENCODER_WIDTHS[encoder.name] and both.states.dtype == torch.float32
     assert not both.states[~both.mask].any()
     assert encoder.encode([""]).mask.sum() >= 1  # dropped prompts can be attended to
     for row, text in enumerate(TEXTS):  # padding of the batch changes nothing

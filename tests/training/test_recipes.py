@@ -69,7 +69,8 @@ def test_a_file_changes_fields_of_a_named_recipe(tmp_path):
         recipe = load_tae_recipe(str(path))
 
         base = tae_demo()
-        assert recipe == replace(base, name="mine", steps=40, optimizer=replace(base.optimizer, learning_rate=0.5))
+        changed = {"steps": 40, "optimizer": replace(base.optimizer, learning_rate=0.5)}
+        assert recipe == replace(base, name="mine", base="tae_demo", **changed)
 
 
 def test_a_word_stands_for_a_named_size_or_table(tmp_path):

@@ -18,6 +18,7 @@ from training.loop import STOP_FILE
 from training.metrics import read_metrics
 from training.runs import find_model, load_run, prepare_run
 from training.storage import open_storage
+from training.throughput import peak_memory
 from training.world import World
 
 
@@ -51,12 +52,27 @@ def test_an_autoencoder_run_leaves_what_it_promises(tae_run, small_snapshot, tae
     } <= {p.name for p in tae_run.iterdir()}
     start = read_metrics(tae_run, "start")[0]
     assert (start["train_rows"], start["validation_rows"], start["workers"], start["threads"]) == (3, 1, 1, 1)
+    assert start["buckets"] == {"8f8fps-32x32": 3} and start["planned_memory"] == 20 * start["parameters"]
     steps = read_metrics(tae_run, "step")
     assert [line["step"] for line in steps] == [1, 2, 3, 4, 5, 6]
     assert {"loss", "psnr", "kl", "gradient_norm", "learning_rate"} <= steps[0].keys()
     assert newest(open_storage(tae_run / "checkpoints")).step == 6
     assert load_run(tae_run).recipe == tae_recipe
     assert read_metrics(tae_run)[-1]["event"] == "finished"
+
+
+def test_a_run_tells_its_kernels_once_a_shape_its_peak_memory_and_its_hours(tae_run, video_run, rows):
+    for run, calls in (
+        (tae_run, 4),
+        (video_run, 2),
+    ):  # spatial and temporal in two mid blocks; self and cross in one layer
+        told = read_metrics(run, "kernels")
+        assert [line["bucket"] for line in told] == ["8f8fps-32x32", "1f-32x32"]
+        assert all(sum(line["calls"].values()) == calls and line["calls"].keys() <= {"flash", "math"} for line in told)
+        peaks = [line["peak_memory"] for line in read_metrics(run, "step")]
+        assert peaks == sorted(peaks) and peaks[0] > 1e8 and peaks[-1] <= peak_memory(torch.device("cpu"))
+        seconds = sum(row["end_seconds"] for row in rows if row["split"] == "train")
+        assert 3600 * read_metrics(run, "start")[0]["train_hours"] == pytest.approx(seconds)
 
 
 def test_the_final_autoencoder_knows_the_scale_of_its_latents(tae_run, small_snapshot, rows, tae_recipe):
