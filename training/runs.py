@@ -42,6 +42,12 @@ class Run:
     tae_sha256: str | None = None
     start: Path | None = None  # weights of the stage before
     start_sha256: str | None = None
+    cache: Path | None = None  # of latents and text, shared with other runs
+
+    @property
+    def cache_folder(self) -> Path:
+        """Where latents and text embeddings are kept: the given place, or the run's own."""
+        return self.cache or self.out / "cache"
 
     def described(self) -> dict[str, Any]:
         """The content of run.json."""
@@ -54,6 +60,7 @@ class Run:
             "tae_sha256": self.tae_sha256,
             "start": None if self.start is None else str(self.start),
             "start_sha256": self.start_sha256,
+            "cache": None if self.cache is None else str(self.cache),
         }
 
 
@@ -78,6 +85,7 @@ def prepare_run(
     resume: bool = False,
     tae: str | Path | None = None,
     start: str | Path | None = None,
+    cache: str | Path | None = None,
 ) -> Run:
     """Check everything that can be wrong with a call, then write OUT/run.json; a ValueError writes nothing."""
     folder = local_folder(out)
@@ -88,9 +96,7 @@ def prepare_run(
             f"{recipe.name} lowers the rate by the validation loss, and {opened.name} holds out no clip of its buckets; "
             "set optimizer.plateau to null, or curate with a held-out share"
         )
-    tae_folder = find_model(tae, "tae") if tae is not None else None
-    if tae_folder is not None and read_config(tae_folder)["config"].get("latent_mean") is None:
-        raise ValueError(f"{tae_folder} has no latent statistics: its training did not finish; finish it with --resume")
+    tae_folder = finished_tae(tae) if tae is not None else None
     start_folder = None if start is None else find_model(start, kind)
     tae_sha256 = None if tae_folder is None else weights_sha256(tae_folder)
     if start_folder is not None and isinstance(recipe, VideoRecipe):
@@ -105,6 +111,7 @@ def prepare_run(
         tae_sha256=tae_sha256,
         start=start_folder,
         start_sha256=None if start_folder is None else weights_sha256(start_folder),
+        cache=None if cache is None else local_folder(cache),
     )
     _check_folder(run, resume)
     folder.mkdir(parents=True, exist_ok=True)
@@ -145,6 +152,7 @@ def load_run(out: str | Path) -> Run:
         tae_sha256=found["tae_sha256"],
         start=None if found.get("start") is None else Path(found["start"]),
         start_sha256=found.get("start_sha256"),
+        cache=None if found.get("cache") is None else Path(found["cache"]),
     )
 
 
@@ -187,6 +195,14 @@ def find_model(path: str | Path, kind: Kind) -> Path:
     if trained.get("kind") != kind:
         raise ValueError(f"{path} holds a {trained.get('kind', 'different')} model, not a {kind} one")
     return found
+
+
+def finished_tae(path: str | Path) -> Path:
+    """The weights folder of an autoencoder whose latents have a known scale."""
+    folder = find_model(path, "tae")
+    if read_config(folder)["config"].get("latent_mean") is None:
+        raise ValueError(f"{folder} has no latent statistics: its training did not finish; finish it with --resume")
+    return folder
 
 
 def trained_recipe(folder: Path) -> TAERecipe | VideoRecipe:
