@@ -17,6 +17,7 @@ import torch
 from curation.clips import UnreadableVideo, open_snapshot
 from models.autoencoders.tae import TAE
 from models.weights import load_model, weights_sha256
+from training.cluster import RunFailed, _connect
 from training.data.buckets import Bucket
 from training.data.cache import TensorCache
 from training.data.plan import Plan
@@ -56,9 +57,10 @@ class EncodeJob:
 
 @dataclass(frozen=True, kw_only=True)
 class Filled:
-    """What a job did. `total` entries were asked for, `made` of them were missing and are there now."""
+    """What a job did. `total` entries are what runs read; `missing` of them were not there, `made` are now."""
 
     total: int
+    missing: int
     made: int
     failed: dict[str, str]  # clips that could not be read, and why
 
@@ -68,6 +70,8 @@ class EncodeActor:
 
     def __init__(self, job: EncodeJob):
         device = "cuda" if torch.cuda.is_available() else "cpu"
+        if weights_sha256(job.tae) != job.tae_sha256:
+            raise ValueError(f"{job.tae} is not the autoencoder {job.tae_sha256[:12]} that this cache is filled for")
         tae = load_model(job.tae, device)
         assert isinstance(tae, TAE)
         cache = TensorCache(job.cache)
@@ -112,8 +116,6 @@ def encode(
 
     A wrong call is a ValueError before Ray starts, and writes nothing. Interrupted, the same call goes on.
     """
-    from training.cluster import _connect
-
     folder, tae_folder = local_folder(cache), finished_tae(tae)
     if folder.exists() and any(not (entry.is_dir() and len(entry.name) == 2) for entry in folder.iterdir()):
         raise ValueError(f"{folder} holds other things than a cache; choose another --out")
@@ -136,13 +138,16 @@ def fill(snapshot: str, recipe: VideoRecipe, job: EncodeJob, progress: ShowCount
     items = [_text_item(text) for text in texts if encoders.missing(text)]
     items += [_clip_item(clip) for clip in clips if entry_key(*clip, job.tae_sha256) not in cache]
     failed: dict[str, str] = {}
+    made = 0
     with contextlib.closing(_encoded(items, job)) as results:  # the pool ends where `progress` raises, too
         for done, (clip_id, why) in enumerate(results, start=1):
             if clip_id:
                 failed[clip_id] = why
+            else:
+                made += 1
             if progress:
                 progress(done, len(items))
-    return Filled(total=len(texts) + len(clips), made=len(items) - len(failed), failed=failed)
+    return Filled(total=len(texts) + len(clips), missing=len(items), made=made, failed=failed)
 
 
 def _clip_item(entry: Entry) -> str:
@@ -181,6 +186,9 @@ def _encoded(items: Sequence[str], job: EncodeJob) -> Generator[tuple[str, str],
     try:
         for row in results.iter_rows():
             yield row["clip_id"], row["why"]
+    except ray.exceptions.RayError as error:
+        words = [line.strip() for line in str(error).splitlines() if line.strip()]
+        raise RunFailed(f"encoding ahead of training: {words[-1] if words else repr(error)}") from None
     finally:
         _wait_until_free(before)
 
