@@ -148,6 +148,7 @@ def run_loop(
     limit = max(1, int(config.max_unreadable_share * num_rows))
     throughput = Throughput(work, world)
     began, seen = time.monotonic(), training.step
+    reasons: dict[str, str] = {}
     if validate and config.validate_every and not training.validations:
         _validate(training, validate, config, world, log)
     while training.step < config.steps:
@@ -155,9 +156,11 @@ def run_loop(
         throughput.begin()
         groups = batches.step(step)
         throughput.loaded()
-        failed = [clip_id for group in groups for clip_id in group.unreadable]
+        failed = {clip_id: why for group in groups for clip_id, why in group.unreadable.items()}
         reports = world.gather((failed, (out / STOP_FILE).exists()))  # all workers stop at the same step, or none
-        training.unreadable.update(*(names for names, _ in reports))
+        for names, _ in reports:
+            reasons.update(names)
+        training.unreadable.update(reasons)
         stop = any(asked for _, asked in reports)
         try:
             numbers = train_step(training, objective, groups, config, step, world)
@@ -170,8 +173,8 @@ def run_loop(
         throughput.done(planned)
         if len(training.unreadable) > limit:
             raise TooManyUnreadable(
-                f"{len(training.unreadable)} of {num_rows} rows do not decode (at most {limit} may): "
-                f"{', '.join(sorted(training.unreadable)[:5])}. Curate again, or raise max_unreadable_share"
+                f"{len(training.unreadable)} of {num_rows} rows cannot be read (at most {limit} may): "
+                f"{', '.join(sorted(training.unreadable)[:5])}; e.g. {'; '.join(sorted(set(reasons.values()))[:3])}"
             )
         if log and (training.step % config.log_every == 0 or training.step == config.steps):
             seconds = time.monotonic() - began

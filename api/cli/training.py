@@ -128,6 +128,10 @@ def train_video_command(
         str | None,
         typer.Option("--from", help="The stage before: weights to start from, with a new optimizer.", metavar="URI"),
     ] = None,
+    cache: Annotated[
+        str | None,
+        typer.Option(help="Latents and text embeddings, for many runs; OUT/cache by default.", metavar="FOLDER"),
+    ] = None,
     workers: Workers = 1,
     resume: Resume = False,
     address: Address = None,
@@ -145,7 +149,16 @@ def train_video_command(
 
     def go(show: "Callable[[Progress], None]") -> Path:
         return train_video(
-            manifest, chosen, out, tae=tae, start=start, workers=workers, resume=resume, address=address, progress=show
+            manifest,
+            chosen,
+            out,
+            tae=tae,
+            start=start,
+            cache=cache,
+            workers=workers,
+            resume=resume,
+            address=address,
+            progress=show,
         )
 
     final = _run(go, quiet=as_json)

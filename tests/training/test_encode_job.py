@@ -11,7 +11,7 @@ import torch
 from api.cli import main
 from models.autoencoders.tae import TAE
 from models.weights import save_model, weights_sha256
-from training.cluster import RunFailed, train_here
+from training.cluster import Progress, RunFailed, train_here, train_video
 from training.data.cache import TensorCache
 from training.data.text import CaptionEncoder
 from training.encode_job import EncodeJob, encode, fill, fill_ahead
@@ -135,3 +135,18 @@ def test_the_command_fills_a_folder_and_refuses_one_of_other_things(
 
     assert main([*words, str(tmp_path)]) == 2
     assert "holds other things than a cache" in capsys.readouterr().err
+
+
+@pytest.mark.slow  # Ray Train, too, takes seconds to start
+def test_training_begins_when_the_cache_is_whole(ray_cluster, small_snapshot, video_recipe, tae_folder, tmp_path):
+    recipe = replace(video_recipe, sample_every=None, validate_every=None)
+    seen: list[Progress] = []
+    train_video(
+        small_snapshot, recipe, tmp_path / "run", tae=tae_folder, cache=tmp_path / "shared", progress=seen.append
+    )
+    encoded = [(progress.done, progress.total) for progress in seen if progress.phase == "encoding"]
+
+    assert encoded == [(number, encoded[0][1]) for number in range(1, encoded[0][1] + 1)]
+    assert read_metrics(tmp_path / "run", "encode") == [], "nothing was left to the workers"
+    assert len(read_metrics(tmp_path / "run", "step")) == recipe.steps
+    assert not (tmp_path / "run" / "cache").exists()
