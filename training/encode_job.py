@@ -174,15 +174,15 @@ def _encoded(items: Sequence[str], job: EncodeJob) -> Generator[tuple[str, str],
     gpus = int(before.get("GPU", 0))
     actors = min(gpus or max(1, int(before.get("CPU", 1))), 1 + len(items) // ENTRIES_PER_ACTOR)
     block = max(1, min(MAX_BLOCK, len(items) // (4 * actors)))
-    results = ray.data.from_items([{"entry": item} for item in items], override_num_blocks=-(-len(items) // block))
-    results = results.map_batches(
+    entries = ray.data.from_items([{"entry": item} for item in items], override_num_blocks=-(-len(items) // block))
+    results = entries.map_batches(
         EncodeActor,
         fn_constructor_args=[job],
         batch_size=None,
         compute=ray.data.ActorPoolStrategy(size=actors, max_tasks_in_flight_per_actor=2),
         num_cpus=1,
         num_gpus=1 if gpus else None,
-    )  # type: ignore[arg-type]
+    )
     try:
         for row in results.iter_rows():
             yield row["clip_id"], row["why"]
