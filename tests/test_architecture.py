@@ -18,7 +18,7 @@ MAY_IMPORT = {  # the longest matching room decides
     "api": ["api", "training", "curation", "models"],
 }
 ONLY_IN = {  # a heavy library has one door
-    "ray": ["curation.workers", "training.cluster", "api.jobs"],
+    "ray": ["curation.workers", "training.cluster", "training.encode_job", "api.jobs"],
     "av": ["curation.clips.frames", "curation.clips.cutting"],  # one reads pictures, one cuts files
     "pyarrow.fs": ["curation.clips.storage", "curation.sources.footage"],
     "pyiceberg": ["curation.clips.manifest", "curation.clips.relocate"],

@@ -111,6 +111,7 @@ def train_video(
     *,
     tae: str | Path,
     start: str | Path | None = None,
+    cache: str | Path | None = None,
     launch: Launch | None = None,
     resume: bool = False,
     checkpoints: str | None = None,
@@ -118,11 +119,14 @@ def train_video(
 ) -> Path:
     """Train a video transformer on latents of the autoencoder `tae`; otherwise as `train_tae`.
 
-    With `start`, from the weights of the stage before, whose position tables grow to the recipe's.
+    With `start`, from the weights of the stage before, whose position tables grow to the recipe's. `cache` holds latents
+    and text embeddings, for any number of runs; OUT/cache by default.
     """
     launch = launch or Launch()
     launch.check(recipe)
-    run = prepare_run("video", snapshot, recipe, out, resume=resume, tae=tae, start=start, checkpoints=checkpoints)
+    run = prepare_run(
+        "video", snapshot, recipe, out, resume=resume, tae=tae, start=start, cache=cache, checkpoints=checkpoints
+    )
     return _train(run, launch, progress)
 
 
@@ -140,7 +144,11 @@ def _train(run: Run, launch: Launch, progress: ShowProgress | None) -> Path:
     tail, latest = MetricsTail(run.out), Progress(phase="starting", done=0, total=run.recipe.steps, numbers={})
     show(latest)
     (run.out / FAILURE_FILE).unlink(missing_ok=True)
-    _connect(launch.address)
+    connect(launch.address)
+    if run.kind == "video":
+        from training.encode_job import fill_ahead  # it imports this module
+
+        fill_ahead(run, lambda done, total: show(Progress(phase="encoding", done=done, total=total, numbers={})))
     failure: list[BaseException] = []
     ended = threading.Event()  # an interrupted Thread.join() would take the thread for dead
     fit = threading.Thread(target=_fit, args=(run.out, launch, failure, ended), name="ray-train", daemon=True)
@@ -168,9 +176,12 @@ def _train(run: Run, launch: Launch, progress: ShowProgress | None) -> Path:
     return final
 
 
-def _connect(address: str | None) -> None:
+def connect(address: str | None) -> None:
     """Use the Ray of this process, the one at `address`, or a small one of our own on a loopback address."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault(
+        "RAY_BACKEND_LOG_LEVEL", "fatal"
+    )  # of Ray's own C++ core, which warns of Ray Data's own actors
     import ray
 
     if ray.is_initialized():

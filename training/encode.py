@@ -1,6 +1,6 @@
-"""Clips to latents, once, ahead of training: the cache is filled where it lacks entries and read where it has them."""
+"""Clips to latents, once: the cache is filled where it lacks entries and read where it has them."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -13,8 +13,12 @@ from models.tiling import encode_tiled
 from training.data.buckets import Bucket
 from training.data.cache import TensorCache, latent_key
 from training.data.pixels import read_window, to_signal
+from training.data.plan import Plan, final_caption
+from training.evaluation.validation import choose_clips
+from training.recipes import VideoRecipe
 
 TILE_PLAN = "32 frames, no overlap"  # of encode_tiled
+Entry = tuple[Mapping[str, Any], Bucket]  # a clip's row and the shape it is read in
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +31,7 @@ class LatentStore:
 
     def key(self, clip: Mapping[str, Any], bucket: Bucket) -> dict[str, Any]:
         """The cache key of one entry."""
-        return latent_key(clip, bucket, tae_sha256=self.tae_sha256, compute_dtype="float32", tile_plan=TILE_PLAN)
+        return entry_key(clip, bucket, self.tae_sha256)
 
     def get(self, clip: Mapping[str, Any], bucket: Bucket) -> torch.Tensor:
         """float32 [C, T, H, W], the same whether it was cached or not; raises UnreadableVideo."""
@@ -45,28 +49,59 @@ class LatentStore:
         return encode_tiled(self.tae, signal)[0].to(torch.bfloat16).cpu()
 
 
+def entry_key(clip: Mapping[str, Any], bucket: Bucket, tae_sha256: str) -> dict[str, Any]:
+    """The cache key of one latent of the autoencoder with these weights, which need not be loaded."""
+    return latent_key(clip, bucket, tae_sha256=tae_sha256, compute_dtype="float32", tile_plan=TILE_PLAN)
+
+
 def latent_shape(bucket: Bucket, channels: int) -> tuple[int, int, int, int]:
     """[C, T, H, W] of a bucket's latents."""
     return channels, -(-bucket.frames // 8), bucket.height // 8, bucket.width // 8
 
 
+def planned_entries(plan: Plan) -> list[Entry]:
+    """Every latent that the steps of a plan read."""
+    rows = [(plan.rows[row], bucket) for row, bucket in sorted(plan.bucket_of.items())]
+    wanted = rows if plan.batch.videos else []
+    if plan.batch.images:
+        wanted = wanted + [(row, bucket.image()) for row, bucket in rows]
+    return wanted
+
+
+def held_out_entries(rows: Sequence[Mapping[str, Any]], recipe: VideoRecipe) -> list[Entry]:
+    """Every latent of held-out rows that a run reads: those of its validations, and all of them when it has finished."""
+    chosen = choose_clips(rows, recipe, recipe.validate_clips) if recipe.validate_every else []
+    at_the_end = [(row, bucket) for row in rows if not isinstance(bucket := recipe.assign(row), str)]
+    known = {(row["clip_id"], bucket): (row, bucket) for row, bucket in [*chosen, *at_the_end]}
+    return list(known.values())
+
+
+def captions_of(entries: Iterable[Entry], recipe: VideoRecipe) -> list[str]:
+    """The exact strings that the text encoders read for these entries, and the empty one that dropout reads."""
+    return sorted({"", *(final_caption(row, bucket, recipe.fps_tag) for row, bucket in entries)})
+
+
 def fill_cache(
     store: LatentStore,
-    wanted: list[tuple[Mapping[str, Any], Bucket]],
+    wanted: Sequence[Entry],
     progress: Callable[[int, int], None] | None = None,
     threads: int = 2,
 ) -> dict[str, str]:
-    """Make every wanted entry that is missing; returns the clips that do not decode, with the reason."""
+    """Make every wanted entry that is not there; returns the clips that could not be read, with the reason.
+
+    What is there is not read: that happens, with its checksum, when training asks for it.
+    """
+    missing = [entry for entry in wanted if store.key(*entry) not in store.cache]
     failed: dict[str, str] = {}
 
-    def one(item: tuple[Mapping[str, Any], Bucket]) -> None:
+    def one(entry: Entry) -> None:
         try:
-            store.get(*item)
+            store.get(*entry)
         except UnreadableVideo as error:
-            failed[item[0]["clip_id"]] = str(error)
+            failed[entry[0]["clip_id"]] = str(error)
 
     with ThreadPoolExecutor(threads, thread_name_prefix="encode") as pool:
-        for number, _ in enumerate(pool.map(one, wanted), start=1):
+        for number, _ in enumerate(pool.map(one, missing), start=1):
             if progress:
-                progress(number, len(wanted))
+                progress(number, len(missing))
     return failed

@@ -163,7 +163,8 @@ def run_loop(
     limit = max(1, int(config.max_unreadable_share * num_rows))
     throughput = Throughput(work, world)
     began, seen, saved_early = time.monotonic(), training.step, False
-    asked = _Asked(unreadable=set(), stop=False, save=False, save_failed=False, due=False)
+    reasons: dict[str, str] = {}
+    asked = _Asked(unreadable={}, stop=False, save=False, save_failed=False, due=False)
     asked_at = began
     if validate and config.validate_every and not training.validations:
         _validate(training, validate, config, world, log)
@@ -176,7 +177,8 @@ def run_loop(
             wish = interruption() if interruption and asked.due else None
             asked_at = time.monotonic() if asked.due else asked_at
             asked = _ask_everyone(groups, out, saver, wish, asked_at, world)
-            training.unreadable.update(asked.unreadable)
+            reasons |= asked.unreadable
+            training.unreadable.update(reasons)
             try:
                 numbers = train_step(training, objective, groups, config, step, world)
             except NotFinite as error:
@@ -188,8 +190,8 @@ def run_loop(
             throughput.done(planned)
             if len(training.unreadable) > limit:
                 raise TooManyUnreadable(
-                    f"{len(training.unreadable)} of {num_rows} rows do not decode (at most {limit} may): "
-                    f"{', '.join(sorted(training.unreadable)[:5])}. Curate again, or raise max_unreadable_share"
+                    f"{len(training.unreadable)} of {num_rows} rows cannot be read (at most {limit} may): "
+                    f"{', '.join(sorted(training.unreadable)[:5])}; e.g. {'; '.join(sorted(set(reasons.values()))[:3])}"
                 )
             if log and (training.step % config.log_every == 0 or training.step == config.steps):
                 seconds = time.monotonic() - began
@@ -220,7 +222,7 @@ def run_loop(
 class _Asked:
     """What the workers want of this step, the same on all of them."""
 
-    unreadable: set[str]
+    unreadable: dict[str, str]  # clip id to why
     stop: bool
     save: bool
     save_failed: bool
@@ -231,12 +233,12 @@ def _ask_everyone(
     groups: list[Group], out: Path, saver: Saver, wish: str | None, asked_at: float, world: World
 ) -> _Asked:
     """All workers stop or save at the same step, or none does."""
-    failed = [clip_id for group in groups for clip_id in group.unreadable]
+    failed = {clip_id: why for group in groups for clip_id, why in group.unreadable.items()}
     wish = "stop" if (out / STOP_FILE).exists() else wish
     due = time.monotonic() - asked_at >= ASK_SECONDS
     reports = world.gather((failed, wish, saver.failed, due))
     return _Asked(
-        unreadable={name for names, *_ in reports for name in names},
+        unreadable={clip_id: why for found, *_ in reports for clip_id, why in found.items()},
         stop=any(wish == "stop" for _, wish, *_ in reports),
         save=any(wish == "save" for _, wish, *_ in reports),
         save_failed=any(failed for *_, failed, _ in reports),

@@ -49,11 +49,17 @@ class Run:
     start_sha256: str | None = None
     image_vae_sha256: str | None = None  # of the weights that recipe.image_vae names
     checkpoints: str | None = None  # where they go, when not into `out`
+    cache: Path | None = None  # of latents and text, shared with other runs
 
     @property
     def storage(self) -> Storage:
         """Where this run's checkpoints are."""
         return open_storage(self.checkpoints or self.out / "checkpoints")
+
+    @property
+    def cache_folder(self) -> Path:
+        """Where latents and text embeddings are kept: the given place, or the run's own."""
+        return self.cache or self.out / "cache"
 
     def described(self) -> dict[str, Any]:
         """The content of run.json."""
@@ -68,6 +74,7 @@ class Run:
             "start_sha256": self.start_sha256,
             "checkpoints": self.checkpoints,
             "image_vae_sha256": self.image_vae_sha256,
+            "cache": None if self.cache is None else str(self.cache),
         }
 
 
@@ -93,6 +100,7 @@ def prepare_run(
     tae: str | Path | None = None,
     start: str | Path | None = None,
     checkpoints: str | None = None,
+    cache: str | Path | None = None,
 ) -> Run:
     """Check everything that can be wrong with a call, then write OUT/run.json; a ValueError writes nothing."""
     folder = local_folder(out)
@@ -103,9 +111,7 @@ def prepare_run(
             f"{recipe.name} lowers the rate by the validation loss, and {opened.name} holds out no clip of its buckets; "
             "set optimizer.plateau to null, or curate with a held-out share"
         )
-    tae_folder = find_model(tae, "tae") if tae is not None else None
-    if tae_folder is not None and read_config(tae_folder)["config"].get("latent_mean") is None:
-        raise ValueError(f"{tae_folder} has no latent statistics: its training did not finish; finish it with --resume")
+    tae_folder = finished_tae(tae) if tae is not None else None
     start_folder = None if start is None else find_model(start, kind)
     tae_sha256 = None if tae_folder is None else weights_sha256(tae_folder)
     if start_folder is not None and isinstance(recipe, VideoRecipe):
@@ -124,6 +130,7 @@ def prepare_run(
         start_sha256=None if start_folder is None else weights_sha256(start_folder),
         checkpoints=checkpoints,
         image_vae_sha256=check_image_vae(recipe) if isinstance(recipe, TAERecipe) else None,
+        cache=None if cache is None else local_folder(cache),
     )
     _check_folder(run, resume)
     if checkpoints:
@@ -195,6 +202,7 @@ def load_run(out: str | Path) -> Run:
         start_sha256=found["start_sha256"],
         checkpoints=found["checkpoints"],
         image_vae_sha256=found["image_vae_sha256"],
+        cache=None if found["cache"] is None else Path(found["cache"]),
     )
 
 
@@ -248,6 +256,14 @@ def _checkpoint_at(folder: Path) -> Checkpoint | None:
     if (folder / "run.json").is_file():
         return newest(load_run(folder).storage)
     return next((c for c in list_checkpoints(open_storage(folder.parent)) if c.folder == folder.name), None)
+
+
+def finished_tae(path: str | Path) -> Path:
+    """The weights folder of an autoencoder whose latents have a known scale."""
+    folder = find_model(path, "tae")
+    if read_config(folder)["config"].get("latent_mean") is None:
+        raise ValueError(f"{folder} has no latent statistics: its training did not finish; finish it with --resume")
+    return folder
 
 
 def trained_recipe(folder: Path) -> TAERecipe | VideoRecipe:

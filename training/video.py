@@ -20,14 +20,15 @@ from training.data.buckets import Bucket
 from training.data.cache import TensorCache
 from training.data.loader import Loader
 from training.data.plan import Plan, Sample
+from training.data.recent import RecentlyUsed
 from training.data.text import CaptionEncoder
-from training.encode import LatentStore, fill_cache, latent_shape
+from training.encode import LatentStore, fill_cache, latent_shape, planned_entries
 from training.evaluation.flow_loss import FlowValidation, compare_samples, evaluate_latents
 from training.evaluation.sample_grid import SampleGrid
 from training.evaluation.validation import choose_clips
 from training.generate import Generator
 from training.kernels import KernelsTold
-from training.loop import Interruption, Training, run_loop
+from training.loop import Interruption, LoopConfig, TooManyUnreadable, Training, run_loop
 from training.metrics import MetricsLog
 from training.objectives.flow import FlowObjective
 from training.recipes import recipe_hash
@@ -36,6 +37,9 @@ from training.stages import load_start
 from training.throughput import peak_flops
 from training.world import World
 
+# Latents kept in memory by a worker: 131,000 of the demo's, 57 of 256 frames at 768 px, which are 19 MB each and are read
+# back from the cache in tens of milliseconds, ahead of the step that wants them.
+LATENT_MEMORY_BYTES = 1 << 30
 NUM_SAMPLES = 4  # training captions that a finished run generates from, to compare with the clips
 
 
@@ -96,7 +100,7 @@ def set_up_transformer(run: Run, world: World, checkpoint: Checkpoint | None) ->
     train, validation = split_rows(rows, recipe, run.snapshot)
     plan = Plan(train, recipe, recipe.seed)
     check_plan(checkpoint, plan)
-    cache = TensorCache(run.out / "cache")
+    cache = TensorCache(run.cache_folder)
     store = open_store(run, world, cache)
     encode = CaptionEncoder.of(recipe.text_encoders, cache, device=str(world.device))
     training = Training.start(first_weights(run, checkpoint).to(world.device), recipe.optimizer, checkpoint)
@@ -181,30 +185,38 @@ def open_store(run: Run, world: World, cache: TensorCache) -> LatentStore:
 
 
 def encode_rows(store: LatentStore, plan: Plan, world: World, log: MetricsLog | None) -> dict[str, str]:
-    """Fill the cache with what the plan will ask for, each worker its share; returns the rows that do not decode."""
-    rows = [(plan.rows[row], bucket) for row, bucket in sorted(plan.bucket_of.items())]
-    wanted = rows if plan.batch.videos else []
-    if plan.batch.images:
-        wanted = wanted + [(row, bucket.image()) for row, bucket in rows]
-    mine = wanted[world.rank :: world.size]
+    """Fill the cache with what the plan will ask for and it lacks, each worker its share; returns clips not to be read.
+
+    Raises TooManyUnreadable with the files and the reasons before a step is done on what is left.
+    """
+    mine = planned_entries(plan)[world.rank :: world.size]
     failed = fill_cache(store, mine, lambda done, total: log.write("encode", done=done, total=total) if log else None)
-    return {clip_id: why for part in world.gather(failed) for clip_id, why in part.items()}
+    everyone = {clip_id: why for part in world.gather(failed) for clip_id, why in part.items()}
+    limit = max(1, int(LoopConfig.max_unreadable_share * len(plan.bucket_of)))
+    if len(everyone) > limit:
+        raise TooManyUnreadable(
+            f"{len(everyone)} of {len(plan.bucket_of)} rows cannot be read (at most {limit} may), e.g. "
+            f"{'; '.join(sorted(set(everyone.values()))[:3])}"
+        )
+    return everyone
 
 
 class Latents:
-    """Latents of a sample, read from the cache once and kept in memory."""
+    """Latents of a sample, read from the cache; those read last stay in memory."""
 
-    def __init__(self, store: LatentStore, plan: Plan, failed: dict[str, str]):
+    def __init__(self, store: LatentStore, plan: Plan, failed: dict[str, str], memory_bytes: int = LATENT_MEMORY_BYTES):
         self.store, self.plan, self.failed = store, plan, failed
-        self.known: dict[tuple[int, Bucket], np.ndarray] = {}
+        self.known: RecentlyUsed[np.ndarray] = RecentlyUsed(memory_bytes, lambda latent: latent.nbytes)
 
     def __call__(self, sample: Sample) -> np.ndarray:
         if sample.clip_id in self.failed:
             raise UnreadableVideo("undecodable", self.failed[sample.clip_id])
         place = (sample.row, sample.bucket)
-        if place not in self.known:
-            self.known[place] = self.store.get(self.plan.rows[sample.row], sample.bucket).numpy()
-        return self.known[place]
+        latent = self.known.get(place)
+        if latent is None:
+            latent = self.store.get(self.plan.rows[sample.row], sample.bucket).numpy()
+            self.known.put(place, latent)
+        return latent
 
     def shape(self, bucket: Bucket) -> tuple[int, int, int, int]:
         """[C, T, H, W] of a bucket's latents."""

@@ -149,6 +149,10 @@ def train_video_command(
         str | None,
         typer.Option("--from", help="The stage before: weights to start from, with a new optimizer.", metavar="URI"),
     ] = None,
+    cache: Annotated[
+        str | None,
+        typer.Option(help="Latents and text embeddings, for many runs; OUT/cache by default.", metavar="FOLDER"),
+    ] = None,
     workers: Workers = "1",
     restarts: Restarts = 3,
     resume: Resume = False,
@@ -167,7 +171,7 @@ def train_video_command(
     with said_plainly():
         chosen = load_video_recipe(recipe)
         launch = Launch(workers=parse_workers(workers), restarts=restarts, address=address)
-    kept: dict[str, Any] = {"tae": tae, "start": start, "resume": resume, "checkpoints": checkpoints}
+    kept: dict[str, Any] = {"tae": tae, "start": start, "cache": cache, "resume": resume, "checkpoints": checkpoints}
     if prepare:
         return _prepare("video", manifest, chosen, out, **kept)
 
@@ -182,6 +186,55 @@ def train_video_command(
     print(f"video transformer: {final}")
     _print_flow(report)
     print(f'next: cinemill generate --checkpoint {shlex.quote(out)} --prompt "..." --out clip.mp4')
+
+
+@train_app.command("encode")
+def encode_command(
+    manifest: Manifest,
+    tae: Annotated[
+        str, typer.Option(help="Folder of a trained autoencoder: the --out of `cinemill train tae`.", metavar="URI")
+    ],
+    out: Annotated[str, typer.Option(help="The cache: a new folder, or one to go on with.", metavar="FOLDER")],
+    recipe: Annotated[
+        str, typer.Option(help="The run's: video_demo, a stage, or a .yaml or .toml file.")
+    ] = "video_demo",
+    address: Address = None,
+    as_json: Json = False,
+) -> None:
+    """Fill a cache with the latents and text embeddings that `train video --cache` reads; what is there stays.
+
+    Example: cinemill train encode --manifest out/lake --tae out/tae --recipe video_demo --out out/cache
+    """
+    from training.cluster import Progress, RunFailed
+    from training.encode_job import encode
+    from training.recipes import load_video_recipe
+
+    with said_plainly():
+        chosen = load_video_recipe(recipe)
+    try:
+        with _bars(quiet=as_json) as bars, said_plainly():
+            shown = _Shown(bars)
+            filled = encode(
+                manifest,
+                chosen,
+                out,
+                tae=tae,
+                address=address,
+                progress=lambda done, total: shown(Progress(phase="encoding", done=done, total=total, numbers={})),
+            )
+    except RunFailed as error:
+        print(f"cinemill: {' '.join(str(error).split())}", file=sys.stderr)
+        raise typer.Exit(1) from None
+    if as_json:
+        print(json.dumps({"cache": out, **vars(filled)}))
+        return
+    print(f"cache: {out}, {filled.made} entries made, {filled.total - filled.missing} were there")
+    for clip_id, why in filled.failed.items():
+        print(f"  not read: {clip_id}: {why}")
+    print(
+        f"next: cinemill train video --manifest {shlex.quote(manifest)} --tae {shlex.quote(tae)} --recipe {recipe} "
+        f"--cache {shlex.quote(out)} --out ..."
+    )
 
 
 @train_app.command("replay")

@@ -10,8 +10,10 @@ from training.data import cache as cache_module
 from training.data.buckets import Bucket, demo_buckets
 from training.data.cache import TensorCache, key_hash, latent_key, text_key
 from training.data.keys import Key
+from training.data.plan import Plan
 from training.data.text import CaptionEncoder
 from training.encode import LatentStore, fill_cache
+from training.video import Latents
 
 BUCKET = Bucket(frames=8, fps=8.0, height=32, width=32)
 
@@ -113,6 +115,57 @@ def test_an_entry_under_anothers_name_is_refused(tmp_path, caplog):
 
     assert cache.get(other) is None
     assert "its key" in caplog.text and not cache.path(other).exists()
+
+
+@pytest.mark.parametrize("wrong", ["another clip's", "another autoencoder's", "another shape's"])
+def test_a_latent_under_a_wrong_name_is_made_again(rows, tae, tmp_path, wrong, caplog):
+    cache = TensorCache(tmp_path)
+    store = LatentStore(tae=tae, tae_sha256="a", cache=cache)
+    right = store.get(rows[0], BUCKET)
+    torch.manual_seed(1)
+    other = LatentStore(tae=TAE(tae.config).eval(), tae_sha256="b", cache=cache)
+    place = {
+        "another clip's": (store, rows[1], BUCKET),
+        "another autoencoder's": (other, rows[0], BUCKET),
+        "another shape's": (store, rows[0], replace(BUCKET, width=48)),
+    }[wrong]
+    maker, row, bucket = place
+    assert not torch.equal(maker.get(row, bucket), right)
+    cache.path(maker.key(row, bucket)).replace(cache.path(store.key(rows[0], BUCKET)))
+
+    assert torch.equal(store.get(rows[0], BUCKET), right)
+    assert "made again" in caplog.text
+    assert torch.equal(cache.get(store.key(rows[0], BUCKET))["latent"].float(), right)
+
+
+def test_filling_again_makes_nothing_and_reads_nothing(rows, tae, tmp_path):
+    store = LatentStore(tae=tae, tae_sha256="a", cache=TensorCache(tmp_path))
+    wanted = [(row, BUCKET) for row in rows[:2]]
+    fill_cache(store, wanted)
+    damaged = store.cache.path(store.key(*wanted[0]))
+    damaged.write_bytes(damaged.read_bytes()[:-5])
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.safetensors")}
+    seen = []
+
+    assert fill_cache(store, wanted, lambda done, total: seen.append((done, total))) == {}
+    assert seen == []
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.safetensors")} == before
+    store.get(*wanted[0])
+    assert damaged.stat().st_mtime_ns != before[damaged], "found out when it is read"
+
+
+def test_latents_in_memory_stay_below_their_bytes_and_are_the_same(rows, tae, tae_recipe, tmp_path):
+    plan = Plan(rows[:3], tae_recipe, 0)
+    store = LatentStore(tae=tae, tae_sha256="a", cache=TensorCache(tmp_path))
+    samples = [sample for step in range(6) for sample in plan.step(step)]
+    of_one = 4 * 1 * 4 * 4 * 4  # bytes: [C, T, H, W] in float32
+    roomy, narrow = Latents(store, plan, {}), Latents(store, plan, {}, memory_bytes=2 * of_one)
+    for sample in samples:
+        assert (narrow(sample) == roomy(sample)).all()
+        assert narrow.known.num_bytes <= 2 * of_one
+
+    assert len(roomy.known.values) == len({(s.row, s.bucket) for s in samples}) == 6
+    assert roomy(samples[0]) is roomy(samples[0])
 
 
 def test_filling_reports_the_clips_that_do_not_decode(rows, tae, tmp_path):

@@ -66,6 +66,10 @@ class TensorCache:
         name = key_hash(key)
         return self.folder / name[:2] / f"{name}.safetensors"
 
+    def __contains__(self, key: Mapping[str, Any]) -> bool:
+        """Whether a file has this key's name: cheap. Only `get` tells whether it holds what it should."""
+        return self.path(key).exists()
+
     def get(self, key: Mapping[str, Any]) -> dict[str, Tensor] | None:
         """The entry, or None where there is none or it is not what was written for this key (then it is removed)."""
         path = self.path(key)

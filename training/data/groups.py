@@ -1,6 +1,7 @@
 """A worker's share of a global batch: samples of one shape, computed together, each with its weight."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from torch import Tensor
 
@@ -15,7 +16,7 @@ class Group:
     samples: tuple[Sample, ...]
     data: Tensor  # [B, ...], what the objective reads: pixels or latents
     weights: Tensor  # [B], 1 for a sample that counts, 0 for padding and for rows that did not decode
-    unreadable: tuple[str, ...] = ()  # clip ids that did not decode
+    unreadable: Mapping[str, str] = field(default_factory=dict)  # clips that could not be read, and why
 
 
 def share(samples: list[Sample], rank: int, size: int) -> list[list[tuple[Sample, float]]]:

@@ -9,6 +9,7 @@ import numpy as np
 from curation.clips import UnreadableVideo, read_frames
 from training.data.buckets import Bucket, grid_starts, grid_times, sampled_fps, window_times
 from training.data.plan import Plan, Sample
+from training.data.source import check_source
 
 
 def to_signal(frames: np.ndarray) -> np.ndarray:
@@ -28,7 +29,13 @@ def pixel_shape(bucket: Bucket) -> tuple[int, int, int, int]:
 
 def read_window(clip: Mapping[str, Any], bucket: Bucket) -> np.ndarray:
     """The bucket's one window of a clip, uint8 [T, H, W, 3]; raises UnreadableVideo."""
-    return read_frames(clip, window_times(clip, bucket).tolist(), bucket.height, bucket.width)
+    return _read(clip, window_times(clip, bucket), bucket)
+
+
+def _read(clip: Mapping[str, Any], times: np.ndarray, bucket: Bucket) -> np.ndarray:
+    """Frames of the very file that was curated: another one in its place would be trained on without a word."""
+    check_source(clip)
+    return read_frames(clip, times.tolist(), bucket.height, bucket.width)
 
 
 class WindowReader:
@@ -50,8 +57,7 @@ class WindowReader:
         starts = grid_starts(clip, sample.bucket, fps)
         start = min(int(sample.key("window").uniform() * starts), starts - 1)
         if not self.keep_all:
-            times = grid_times(start, sample.bucket.frames, fps).tolist()
-            return to_signal(read_frames(clip, times, sample.bucket.height, sample.bucket.width))
+            return to_signal(_read(clip, grid_times(start, sample.bucket.frames, fps), sample.bucket))
         return to_signal(self._whole(sample.row)[start : start + sample.bucket.frames])
 
     def _fps(self, row: int) -> float:
@@ -69,9 +75,8 @@ class WindowReader:
         with self.locks[row]:
             if row not in self.kept:
                 bucket = self.plan.bucket_of[row]
-                times = grid_times(0, self._grid(row), self._fps(row)).tolist()
                 try:
-                    self.kept[row] = read_frames(self.plan.rows[row], times, bucket.height, bucket.width)
+                    self.kept[row] = _read(self.plan.rows[row], grid_times(0, self._grid(row), self._fps(row)), bucket)
                 except UnreadableVideo as error:
                     self.kept[row] = error
         found = self.kept[row]

@@ -150,11 +150,16 @@ class Plan:
 
     def _sample(self, step: int, slot: int, row: int, bucket: Bucket) -> Sample:
         clip = self.rows[row]
-        fps = sampled_fps(clip, bucket) if self.fps_tag else 0.0
-        caption = tagged(clip["caption"], fps, clip.get("camera_motion"))
+        caption = final_caption(clip, bucket, self.fps_tag)
         return Sample(
             slot=slot, row=row, clip_id=clip["clip_id"], bucket=bucket, caption=caption, seed=self.seed, step=step
         )
+
+
+def final_caption(clip: Mapping[str, Any], bucket: Bucket, fps_tag: bool) -> str:
+    """What the text encoders read for a clip in a bucket: its caption behind its tags."""
+    fps = sampled_fps(clip, bucket) if fps_tag else 0.0
+    return tagged(clip["caption"], fps, clip.get("camera_motion"))
 
 
 def batch_hash(samples: Sequence[Sample]) -> str:
