@@ -47,7 +47,9 @@ def activations(
     """
     lengths = text_lengths(config, text_tokens)
     d, f, heads, layers, c = config.width, config.ffn_width, config.heads, config.layers, element_bytes
-    here = batch * num_tokens // (cp * tp)  # tokens of residual stream, or of all tokens the share of heads and hidden units
+    here = (
+        batch * num_tokens // (cp * tp)
+    )  # tokens of residual stream, or of all tokens the share of heads and hidden units
     gathered, text = batch * num_tokens // cp, batch * sum(lengths)
 
     block_input = here * d * c

@@ -1,14 +1,16 @@
-"""What one micro-step of the video transformer holds and takes on a GPU, given how GPUs share the work.
+"""What one micro-step of a model holds and takes on a GPU, given how GPUs share the work.
 
 Arithmetic on sizes: nothing is built and nothing runs. Operations take as long as they do at published kernel rates
 (`training.accelerators`), so times are floors: no run is faster, most are slower.
 """
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from models.accounting import attention_flops, backward_flops, flops, parameters
-from models.memory import Recompute, activations
+from models.autoencoders.accounting import decode_flops, encode_flops, tae_activations, tae_parameters
+from models.autoencoders.tae import TAEConfig
+from models.memory import RECOMPUTE, Recompute, activations
 from models.video.transformer import TransformerConfig
 from training.accelerators import LINK_EFFICIENCY, USABLE_MEMORY, Accelerator
 from training.data.buckets import Bucket
@@ -57,8 +59,31 @@ class Work(NamedTuple):
     seconds: float
 
 
+class Costs(Protocol):
+    """The arithmetic of one model on one kind of GPU."""
+
+    parameters: int
+    budget: int  # bytes of a GPU that tensors may fill
+
+    def layouts(self, groups: int, cp: int, tp: int, shapes: list[Bucket]) -> list[Layout]: ...
+    def model_flops(self, shape: Bucket) -> int: ...
+    def memory(self, layout: Layout, shape: Bucket, samples: int) -> dict[str, int]: ...
+    def work(self, layout: Layout, shape: Bucket, samples: int) -> Work: ...
+    def update_seconds(self, layout: Layout) -> float: ...
+
+
+def largest_micro_batch(costs: Costs, layout: Layout, shape: Bucket) -> int:
+    """How many samples of a shape fit at once; 0 where not even one does."""
+    parts = costs.memory(layout, shape, 1)
+    if sum(parts.values()) > costs.budget:
+        return 0
+    sample = parts["activations"] + parts["block in work"]
+    fixed = sum(parts[name] for name in (*STATE, "gathered weights"))
+    return (costs.budget - fixed) // sample
+
+
 class TransformerCosts:
-    """The arithmetic of one transformer on one kind of GPU; `text_tokens` is the padded length of each encoder's text."""
+    """A video transformer; `text_tokens` is the padded length of each encoder's text."""
 
     def __init__(self, model: TransformerConfig, accelerator: Accelerator, text_tokens: int, element_bytes: int):
         self.model, self.device, self.bytes = model, accelerator, element_bytes
@@ -68,10 +93,12 @@ class TransformerCosts:
         self.split = model.layers * (8 * d * d + 3 * d * f)  # over tp; the rest is on every GPU of a tp group
         self.budget = int(accelerator.memory * USABLE_MEMORY)
 
-    def divides(self, cp: int, tp: int, shapes: list[Bucket]) -> bool:
-        """Whether heads, hidden units and every shape's tokens split evenly."""
+    def layouts(self, groups: int, cp: int, tp: int, shapes: list[Bucket]) -> list[Layout]:
+        """One for each way to recompute; none where heads, hidden units or a shape's tokens do not split evenly."""
         even = self.model.heads % tp == 0 and self.model.ffn_width % tp == 0 and tp <= self.device.per_node
-        return even and all(shape.tokens % (cp * tp) == 0 for shape in shapes)
+        if not even or any(shape.tokens % (cp * tp) for shape in shapes):
+            return []
+        return [Layout(dp_shard=groups, cp=cp, tp=tp, recompute=mode) for mode in RECOMPUTE]
 
     def model_flops(self, shape: Bucket) -> int:
         """Forward and backward of one sample, attention's backward counted as twice its forward."""
@@ -105,15 +132,6 @@ class TransformerCosts:
         parts["optimizer step"] = max(0, OPTIMIZER_SCRATCH * owned - passing)
         return parts
 
-    def largest_micro_batch(self, layout: Layout, shape: Bucket) -> int:
-        """How many samples of a shape fit at once; 0 where not even one does."""
-        parts = self.memory(layout, shape, 1)
-        if sum(parts.values()) > self.budget:
-            return 0
-        sample = parts["activations"] + parts["block in work"]
-        fixed = sum(parts[name] for name in (*STATE, "gathered weights"))
-        return (self.budget - fixed) // sample
-
     def work(self, layout: Layout, shape: Bucket, samples: int) -> Work:
         """A forward and a backward pass of so many samples, and what of it is computed twice."""
         tokens, d, f = shape.tokens, self.model.width, self.model.ffn_width
@@ -132,10 +150,7 @@ class TransformerCosts:
 
     def update_seconds(self, layout: Layout) -> float:
         """Clip, AdamW and moving average once a step; with dp_replicate the gradients' sum over the replicas before it."""
-        owned = self._on_a_gpu(layout) / layout.shards
-        copies = layout.dp_replicate
-        replicas = 2 * 4 * owned * (copies - 1) / copies / (self.device.network * LINK_EFFICIENCY)
-        return OPTIMIZER_TRAFFIC * owned / self.device.bandwidth + replicas
+        return _update_seconds(self.device, layout, self._on_a_gpu(layout) / layout.shards)
 
     def _on_a_gpu(self, layout: Layout) -> int:
         return self.split // layout.tp + self.parameters - self.split
@@ -172,5 +187,57 @@ class TransformerCosts:
         return (2 * self.bytes + 4) * whole * (shards - 1) / shards / self._link(shards * layout.tp)
 
     def _link(self, gpus: int) -> float:
-        device = self.device
-        return LINK_EFFICIENCY * (device.node_link if gpus <= device.per_node else device.network)
+        return _link(self.device, gpus)
+
+
+class AutoencoderCosts:
+    """A temporal autoencoder: whole on every GPU, reconstruction only (a critic and perceptual features come on top)."""
+
+    def __init__(self, model: TAEConfig, accelerator: Accelerator, element_bytes: int):
+        self.model, self.device, self.bytes = model, accelerator, element_bytes
+        self.parameters = tae_parameters(model)
+        self.budget = int(accelerator.memory * USABLE_MEMORY)
+
+    def layouts(self, groups: int, cp: int, tp: int, shapes: list[Bucket]) -> list[Layout]:
+        """Copies that share nothing."""
+        return [Layout(dp_replicate=groups)] if cp == tp == 1 else []
+
+    def model_flops(self, shape: Bucket) -> int:
+        """Forward and backward of one sample."""
+        sizes = shape.frames, shape.height, shape.width
+        return 3 * (encode_flops(self.model, *sizes) + decode_flops(self.model, *sizes))
+
+    def memory(self, layout: Layout, shape: Bucket, samples: int) -> dict[str, int]:
+        """As the transformer's. In passing: four gradients of the decoder's widest activation, at full resolution."""
+        parts = {name: size * self.parameters for name, size in STATE.items()}
+        parts["gathered weights"] = self.bytes * self.parameters if self.bytes < 4 else 0
+        pixels = samples * shape.frames * shape.height * shape.width
+        kept = samples * tae_activations(self.model, shape.frames, shape.height, shape.width)
+        widest = self.model.channels * self.model.multipliers[0] * pixels // self.model.patch**2
+        parts["activations"] = self.bytes * kept + 3 * 3 * 4 * pixels  # and video, reconstruction, their difference
+        parts["block in work"] = 4 * self.bytes * widest
+        passing = parts["gathered weights"] + parts["activations"] + parts["block in work"]
+        parts["optimizer step"] = max(0, OPTIMIZER_SCRATCH * self.parameters - passing)
+        return parts
+
+    def work(self, layout: Layout, shape: Bucket, samples: int) -> Work:
+        """Convolutions at the rate of matrix products; what is kept is written and read once forward and once backward."""
+        executed = samples * self.model_flops(shape)
+        kept = samples * tae_activations(self.model, shape.frames, shape.height, shape.width)
+        seconds = executed / (self.device.float32 if self.bytes == 4 else self.device.linear)
+        return Work(executed, seconds + 4 * self.bytes * kept / self.device.bandwidth)
+
+    def update_seconds(self, layout: Layout) -> float:
+        """Sum of gradients over the copies, clip, AdamW, moving average."""
+        return _update_seconds(self.device, layout, self.parameters)
+
+
+def _update_seconds(device: Accelerator, layout: Layout, owned: float) -> float:
+    copies = layout.dp_replicate
+    exchanged = 2 * 4 * owned * (copies - 1) / copies / _link(device, layout.gpus)
+    return OPTIMIZER_TRAFFIC * owned / device.bandwidth + exchanged
+
+
+def _link(device: Accelerator, gpus: int) -> float:
+    """Bytes a second of a collective among so many neighbouring GPUs."""
+    return LINK_EFFICIENCY * (device.node_link if gpus <= device.per_node else device.network)

@@ -3,13 +3,13 @@
 import itertools
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, cast
 
 from models.memory import RECOMPUTE, Recompute
 from training.accelerators import ACCELERATORS, GIB, Accelerator
-from training.costs import STATE, Layout, TransformerCosts
+from training.costs import STATE, AutoencoderCosts, Costs, Layout, TransformerCosts, largest_micro_batch
 from training.data.buckets import Bucket
-from training.recipes import VideoRecipe
+from training.recipes import STAGES, TAE_RECIPES, TAERecipe, VideoRecipe, load_tae_recipe, load_video_recipe
 
 MOST_GPUS = 1 << 15  # where the search for a number of GPUs that would do ends
 
@@ -50,7 +50,7 @@ class Step:
 class StagePlan:
     """The layout for a recipe and a step of each of its shapes, most tokens first."""
 
-    recipe: VideoRecipe
+    recipe: TAERecipe | VideoRecipe
     accelerator: Accelerator
     parameters: int
     layout: Layout
@@ -101,12 +101,52 @@ class StagePlan:
         }
 
 
+def plan_recipes(
+    recipe: str | None,
+    stages: str | None,
+    gpus: int,
+    gpu: str,
+    *,
+    text_tokens: int = 128,
+    cp: int | None = None,
+    tp: int | None = None,
+    recompute: str | None = None,
+) -> list[StagePlan]:
+    """Plans of one recipe (a name or a file) or of a whole chain ("paper", "demo"); ValueError says what is wrong."""
+    if (recipe is None) == (stages is None):
+        raise ValueError("say what to plan: either --recipe NAME_OR_FILE or --stages paper")
+    for name, value, known in (
+        ("--gpu", gpu, ACCELERATORS),
+        ("--recompute", recompute, RECOMPUTE),
+        ("--stages", stages, STAGES),
+    ):
+        if value is not None and value not in known:
+            raise ValueError(f"{name} {value} is not one of {', '.join(known)}")
+    recipes = [stage() for stage in STAGES[stages]] if stages else [_recipe(recipe or "")]
+    return [
+        plan_stage(each, ACCELERATORS[gpu], gpus, text_tokens=text_tokens, cp=cp, tp=tp, recompute=cast(Any, recompute))
+        for each in recipes
+    ]
+
+
+def _recipe(name_or_file: str) -> TAERecipe | VideoRecipe:
+    if name_or_file in TAE_RECIPES:
+        return load_tae_recipe(name_or_file)
+    try:
+        return load_video_recipe(name_or_file)
+    except ValueError as error:
+        try:
+            return load_tae_recipe(name_or_file)
+        except ValueError:
+            raise error from None
+
+
 class DoesNotFit(ValueError):
     """No choice holds the recipe in memory; the message says which knob helps."""
 
 
 def plan_stage(
-    recipe: VideoRecipe,
+    recipe: TAERecipe | VideoRecipe,
     accelerator: Accelerator,
     gpus: int,
     *,
@@ -136,9 +176,14 @@ def plan_stage(
 
 
 class _Search:
-    def __init__(self, recipe: VideoRecipe, accelerator: Accelerator, text_tokens: int):
+    def __init__(self, recipe: TAERecipe | VideoRecipe, accelerator: Accelerator, text_tokens: int):
         self.recipe, self.device, self.text_tokens = recipe, accelerator, text_tokens
-        self.costs = TransformerCosts(recipe.model, accelerator, text_tokens, element_bytes=2 if recipe.autocast else 4)
+        size = 2 if recipe.autocast else 4  # bytes of the compute type
+        self.costs: Costs = (
+            TransformerCosts(recipe.model, accelerator, text_tokens, size)
+            if isinstance(recipe, VideoRecipe)
+            else AutoencoderCosts(recipe.model, accelerator, size)
+        )
         shapes = sorted(recipe.buckets.buckets(), key=_most_tokens)
         self.images = [b for b in shapes if b.frames == 1]
         self.videos = list({b.tokens: b for b in shapes if b.frames > 1}.values())  # equal tokens cost the same
@@ -147,7 +192,7 @@ class _Search:
         """Every layout on up to `gpus` GPUs worth a look; whole nodes where there are several."""
         node, batch = self.device.per_node, self.recipe.batch
         for c, t in itertools.product((1, 2, 4, 8, 16), (1, 2, 4, 8)):
-            if cp not in (None, c) or tp not in (None, t) or not self.costs.divides(c, t, [*self.videos, *self.images]):
+            if cp not in (None, c) or tp not in (None, t):
                 continue
             most = gpus // (c * t)
             groups = {most >> k for k in range(most.bit_length())}
@@ -156,8 +201,9 @@ class _Search:
                 if n * c * t > node and n * c * t % node:
                     n = -(-n * c * t // node) * node // (c * t)
                 if n * c * t <= gpus:
-                    for mode in RECOMPUTE if recompute is None else (recompute,):
-                        yield Layout(dp_shard=n, cp=c, tp=t, recompute=mode)
+                    shapes = [*self.videos, *self.images]
+                    found = self.costs.layouts(n, c, t, shapes)
+                    yield from (layout for layout in found if recompute in (None, layout.recompute))
 
     def steps(self, layout: Layout) -> tuple[Step, ...]:
         """A step of each shape, most tokens first; none where one does not fit."""
@@ -177,7 +223,7 @@ class _Search:
         model = executed = passes = 0
         seconds, micro = costs.update_seconds(layout), {}
         for shape, samples in parts:
-            if not (most := costs.largest_micro_batch(layout, shape)):
+            if not (most := largest_micro_batch(costs, layout, shape)):
                 return None
             share = -(-samples // layout.groups)  # of each group; the last ones may run samples of no weight
             times = -(-share // most)
@@ -200,12 +246,16 @@ class _Search:
 
     def impossible(self, gpus: int, cp: int | None, tp: int | None) -> str:
         """Why there is no layout at all."""
+        recipe = self.recipe
+        asked = ", ".join(f"{name} {n}" for name, n in (("cp", cp), ("tp", tp)) if n)
+        start = f"{recipe.name} does not split over {gpus} GPUs with {asked}"
+        if isinstance(recipe, TAERecipe):
+            return f"{start}: an autoencoder is whole on every GPU; leave out --cp, --tp and --recompute"
         tokens = ", ".join(str(n) for n in sorted({b.tokens for b in [*self.videos, *self.images]}))
-        asked = ", ".join(f"{name} {n}" for name, n in (("cp", cp), ("tp", tp)) if n) or "any split"
         return (
-            f"{self.recipe.name} does not split over {gpus} GPUs with {asked}: cp x tp is at most their number, powers of 2 up to 16 "
-            f"and 8; tp divides {self.recipe.model.heads} heads and a feed-forward of {self.recipe.model.ffn_width}; cp x tp divides "
-            f"the tokens of every bucket, images too ({tokens})"
+            f"{start}: cp x tp is at most the number of GPUs, cp a power of 2 up to 16, tp one up to 8 that divides "
+            f"{recipe.model.heads} heads and a feed-forward of {recipe.model.ffn_width}; together they divide the tokens of every bucket, "
+            f"images too ({tokens})"
         )
 
     def knob(

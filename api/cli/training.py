@@ -260,9 +260,9 @@ def plan_command(
       cinemill train plan --stages paper --gpus 6144 --gpu h100 --json
     """
     with said_plainly():
-        from training.planning import plan_recipes
+        from training.planner import plan_recipes
 
-        plans = plan_recipes(recipe, stages, gpus=gpus, gpu=gpu, cp=cp, tp=tp, recompute=recompute, text_tokens=text_tokens)
+        plans = plan_recipes(recipe, stages, gpus, gpu, text_tokens=text_tokens, cp=cp, tp=tp, recompute=recompute)
     if as_json:
         totals = {name: sum(p.described(price)[name] for p in plans) for name in ("gpu_hours", "model_flops", "cost")}
         print(json.dumps({"stages": [plan.described(price) for plan in plans], "price": price, "total": totals}))

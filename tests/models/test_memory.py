@@ -113,7 +113,9 @@ def test_what_a_step_holds_is_the_closed_form(dtype, recompute):
 
 def test_each_recomputation_holds_less_than_the_one_before():
     kept = [activations(SIZES["30b"], 73_728, (128, 128, 128), recompute=mode) for mode in RECOMPUTE]
-    assert kept[0].kept > 10 * kept[1].kept and kept[1].kept > kept[2].kept and kept[0].peak > kept[1].peak > kept[2].peak
+    assert (
+        kept[0].kept > 10 * kept[1].kept and kept[1].kept > kept[2].kept and kept[0].peak > kept[1].peak > kept[2].peak
+    )
     saved = (kept[1].kept - kept[2].kept) / 48 / 2  # one attention output of one layer
     assert saved == pytest.approx(0.84 * 2**30 + 14e6, rel=0.01), "bf16 output and float32 log-sum-exp of 48 heads"
 
