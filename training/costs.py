@@ -1,7 +1,8 @@
 """What one micro-step of a model holds and takes on a GPU, given how GPUs share the work.
 
 Arithmetic on sizes: nothing is built and nothing runs. Operations take as long as they do at published kernel rates
-(`training.accelerators`), so times are floors: no run is faster, most are slower.
+(`training.accelerators`); norms, gates and sums as long as moving their bytes. Gathering and scattering weights hides behind
+the computing, what cp and tp exchange does not. Launches, stragglers, data and validation take no time here.
 """
 
 from dataclasses import dataclass

@@ -2,7 +2,6 @@
 
 import itertools
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
 from typing import Any, cast
 
 from models.memory import RECOMPUTE, Recompute
@@ -10,95 +9,45 @@ from training.accelerators import ACCELERATORS, GIB, Accelerator
 from training.costs import STATE, AutoencoderCosts, Costs, Layout, TransformerCosts, largest_micro_batch
 from training.data.buckets import Bucket
 from training.recipes import STAGES, TAE_RECIPES, TAERecipe, VideoRecipe, load_tae_recipe, load_video_recipe
+from training.stage_plan import StagePlan, Step
 
 MOST_GPUS = 1 << 15  # where the search for a number of GPUs that would do ends
 
 
-@dataclass(frozen=True, kw_only=True)
-class Step:
-    """A global batch whose videos have one shape: what it holds and takes."""
-
-    bucket: Bucket  # of the videos; in a text-to-image stage the largest image's
-    micro_batches: dict[Bucket, int]  # samples computed at once on a GPU (a group of cp x tp), images' shapes too
-    micro_steps: int  # forward and backward passes of each GPU
-    memory: dict[str, int]  # bytes on each GPU, by part, of the fullest micro-step
-    model_flops: int  # of all GPUs
-    executed_flops: int
-    seconds: float
-
-    @property
-    def bytes(self) -> int:
-        """On each GPU."""
-        return sum(self.memory.values())
-
-    def described(self) -> dict[str, Any]:
-        """Plain values for JSON."""
-        return {
-            "bucket": self.bucket.name,
-            "tokens": self.bucket.tokens,
-            "micro_batches": {bucket.name: size for bucket, size in self.micro_batches.items()},
-            "micro_steps": self.micro_steps,
-            "memory": self.memory,
-            "bytes": self.bytes,
-            "model_flops": self.model_flops,
-            "executed_flops": self.executed_flops,
-            "seconds": self.seconds,
-        }
+class DoesNotFit(ValueError):
+    """No choice holds the recipe in memory; the message says which knob helps."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class StagePlan:
-    """The layout for a recipe and a step of each of its shapes, most tokens first."""
+def plan_stage(
+    recipe: TAERecipe | VideoRecipe,
+    accelerator: Accelerator,
+    gpus: int,
+    *,
+    text_tokens: int = 128,
+    cp: int | None = None,
+    tp: int | None = None,
+    recompute: Recompute | None = None,
+) -> StagePlan:
+    """The fastest layout on at most `gpus` GPUs that holds every bucket, and of equally fast ones the smallest.
 
-    recipe: TAERecipe | VideoRecipe
-    accelerator: Accelerator
-    parameters: int
-    layout: Layout
-    steps: tuple[Step, ...]
-
-    @property
-    def longest(self) -> Step:
-        """The step of the most tokens."""
-        return self.steps[0]
-
-    @property
-    def hours(self) -> float:
-        """Of the whole stage if every batch had the most tokens, as the paper's own estimate counts."""
-        return self.recipe.steps * self.longest.seconds / 3600
-
-    @property
-    def gpu_hours(self) -> float:
-        """The same, times the GPUs in use."""
-        return self.hours * self.layout.gpus
-
-    @property
-    def mean_gpu_hours(self) -> float:
-        """If all shapes were equally frequent."""
-        seconds = sum(step.seconds for step in self.steps) / len(self.steps)
-        return self.recipe.steps * seconds / 3600 * self.layout.gpus
-
-    @property
-    def mfu(self) -> float:
-        """Model FLOP/s over the data sheet's peak, in the longest step."""
-        return self.longest.model_flops / self.longest.seconds / (self.layout.gpus * self.accelerator.peak)
-
-    def described(self, price: float) -> dict[str, Any]:
-        """Plain values for JSON; `price` is in dollars per GPU-hour."""
-        return {
-            "recipe": self.recipe.name,
-            "gpu": self.accelerator.name,
-            "gpus": self.layout.gpus,
-            "parameters": self.parameters,
-            "layout": asdict(self.layout),
-            "steps": [step.described() for step in self.steps],
-            "num_steps": self.recipe.steps,
-            "mfu": self.mfu,
-            "hours": self.hours,
-            "gpu_hours": self.gpu_hours,
-            "mean_gpu_hours": self.mean_gpu_hours,
-            "model_flops": self.recipe.steps * self.longest.model_flops,
-            "cost": self.gpu_hours * price,
-        }
+    `text_tokens` is the padded length of each encoder's text; cp, tp and recompute are searched where None. Raises
+    DoesNotFit, or ValueError for a number of GPUs or a split that cannot be.
+    """
+    if gpus < 1:
+        raise ValueError(f"{gpus} GPUs train nothing; ask for at least one")
+    search = _Search(recipe, accelerator, text_tokens)
+    layouts = list(search.layouts(gpus, cp, tp, recompute))
+    if not layouts:
+        raise ValueError(search.impossible(gpus, cp, tp))
+    if (layout := search.best(layouts)) is None:
+        raise DoesNotFit(search.knob(layouts, gpus, cp, tp, recompute))
+    return StagePlan(
+        recipe=recipe,
+        accelerator=accelerator,
+        parameters=search.costs.parameters,
+        layout=layout,
+        steps=tuple(step for shape in search.shapes if (step := search.step(layout, shape))),
+    )
 
 
 def plan_recipes(
@@ -141,40 +90,6 @@ def _recipe(name_or_file: str) -> TAERecipe | VideoRecipe:
             raise error from None
 
 
-class DoesNotFit(ValueError):
-    """No choice holds the recipe in memory; the message says which knob helps."""
-
-
-def plan_stage(
-    recipe: TAERecipe | VideoRecipe,
-    accelerator: Accelerator,
-    gpus: int,
-    *,
-    text_tokens: int = 128,
-    cp: int | None = None,
-    tp: int | None = None,
-    recompute: Recompute | None = None,
-) -> StagePlan:
-    """The fastest layout on at most `gpus` GPUs that holds every bucket, and of equally fast ones the smallest.
-
-    `text_tokens` is the padded length of each encoder's text; cp, tp and recompute are searched where None. Raises
-    DoesNotFit, or ValueError for a number of GPUs or a split that cannot be.
-    """
-    if gpus < 1:
-        raise ValueError(f"{gpus} GPUs train nothing; ask for at least one")
-    search = _Search(recipe, accelerator, text_tokens)
-    layouts = list(search.layouts(gpus, cp, tp, recompute))
-    if not layouts:
-        raise ValueError(search.impossible(gpus, cp, tp))
-    fitting = [(layout, steps) for layout in layouts if (steps := search.steps(layout))]
-    if not fitting:
-        raise DoesNotFit(search.knob(layouts, gpus, cp, tp, recompute))
-    layout, steps = min(fitting, key=lambda found: (round(found[1][0].seconds, 9), found[0].gpus))
-    return StagePlan(
-        recipe=recipe, accelerator=accelerator, parameters=search.costs.parameters, layout=layout, steps=steps
-    )
-
-
 class _Search:
     def __init__(self, recipe: TAERecipe | VideoRecipe, accelerator: Accelerator, text_tokens: int):
         self.recipe, self.device, self.text_tokens = recipe, accelerator, text_tokens
@@ -187,6 +102,7 @@ class _Search:
         shapes = sorted(recipe.buckets.buckets(), key=_most_tokens)
         self.images = [b for b in shapes if b.frames == 1]
         self.videos = list({b.tokens: b for b in shapes if b.frames > 1}.values())  # equal tokens cost the same
+        self.shapes = self.videos if recipe.batch.videos else self.images[:1]  # of a batch, most tokens first
 
     def layouts(self, gpus: int, cp: int | None, tp: int | None, recompute: Recompute | None) -> Iterator[Layout]:
         """Every layout on up to `gpus` GPUs worth a look; whole nodes where there are several."""
@@ -205,14 +121,10 @@ class _Search:
                     found = self.costs.layouts(n, c, t, shapes)
                     yield from (layout for layout in found if recompute in (None, layout.recompute))
 
-    def steps(self, layout: Layout) -> tuple[Step, ...]:
-        """A step of each shape, most tokens first; none where one does not fit."""
-        steps = []
-        for bucket in self.videos if self.recipe.batch.videos else self.images[:1]:
-            if (step := self.step(layout, bucket)) is None:
-                return ()
-            steps.append(step)
-        return tuple(steps)
+    def best(self, layouts: list[Layout]) -> Layout | None:
+        """The shortest step of the most tokens, which is also the one that holds most; None where it fits nowhere."""
+        times = [(step.seconds, layout) for layout in layouts if (step := self.step(layout, self.shapes[0]))]
+        return min(times, key=lambda found: (round(found[0], 9), found[1].gpus))[1] if times else None
 
     def step(self, layout: Layout, bucket: Bucket) -> Step | None:
         """A global batch of this shape's videos and the recipe's images, or None where a single sample does not fit."""
@@ -228,10 +140,13 @@ class _Search:
             share = -(-samples // layout.groups)  # of each group; the last ones may run samples of no weight
             times = -(-share // most)
             micro[shape] = -(-share // times)
-            work = costs.work(layout, shape, micro[shape])
             model += samples * costs.model_flops(shape)
-            executed += times * layout.groups * work.executed_flops
-            seconds += times * work.seconds
+            whole, rest = divmod(share, micro[shape])  # the last micro-batch is smaller, as the loader cuts it
+            for number, size in ((whole, micro[shape]), (1, rest)):
+                if number and size:
+                    work = costs.work(layout, shape, size)
+                    executed += number * layout.groups * work.executed_flops
+                    seconds += number * work.seconds
             passes += times
         memory = max((costs.memory(layout, *part) for part in micro.items()), key=lambda parts: sum(parts.values()))
         return Step(
@@ -262,7 +177,7 @@ class _Search:
         self, layouts: list[Layout], gpus: int, cp: int | None, tp: int | None, recompute: Recompute | None
     ) -> str:
         """The least that any layout holds, and the first change that makes it fit."""
-        longest = (self.videos if self.recipe.batch.videos else self.images)[0]
+        longest = self.shapes[0]
         layout = min(layouts, key=lambda layout: sum(self.costs.memory(layout, longest, 1).values()))
         parts = self.costs.memory(layout, longest, 1)
         state = sum(parts[name] for name in STATE)
@@ -274,26 +189,21 @@ class _Search:
         )
 
     def _help(self, gpus: int, cp: int | None, tp: int | None, recompute: Recompute | None) -> str:
-        for mode in RECOMPUTE:
-            if recompute not in (None, mode) and self._fits(gpus, cp, tp, mode):
-                return f"It fits with --recompute {mode}"
-        if (cp or tp) and self._fits(gpus, None, None, None):
-            layout = next(layout for layout in self.layouts(gpus, None, None, None) if self.steps(layout))
+        if recompute and (layout := self.best(list(self.layouts(gpus, cp, tp, None)))):
+            return f"It fits with --recompute {layout.recompute}"
+        if (cp or tp) and (layout := self.best(list(self.layouts(gpus, None, None, None)))):
             return f"It fits with --cp {layout.cp} --tp {layout.tp} --recompute {layout.recompute}"
+        larger = [other for other in ACCELERATORS.values() if other.memory > self.device.memory]
+        for other in larger:
+            search = _Search(self.recipe, other, self.text_tokens)
+            if search.best(list(search.layouts(gpus, cp, tp, recompute))):
+                return f"It fits with --gpu {other.name}"
         more = 2 * gpus
-        while more <= MOST_GPUS and not self._fits(more, cp, tp, recompute):
+        while more <= MOST_GPUS:
+            if self.best(list(self.layouts(more, cp, tp, recompute))):
+                return f"It fits with --gpus {more}"
             more *= 2
-        if more <= MOST_GPUS:
-            return f"It fits with --gpus {more}"
-        for other in ACCELERATORS.values():
-            if other.memory > self.device.memory:
-                search = _Search(self.recipe, other, self.text_tokens)
-                if any(search.steps(layout) for layout in search.layouts(gpus, cp, tp, recompute)):
-                    return f"It fits with --gpu {other.name}"
         return "No number of GPUs helps; choose a smaller model or smaller buckets in a recipe file"
-
-    def _fits(self, gpus: int, cp: int | None, tp: int | None, recompute: Recompute | None) -> bool:
-        return any(self.steps(layout) for layout in self.layouts(gpus, cp, tp, recompute))
 
 
 def _most_tokens(bucket: Bucket) -> int:

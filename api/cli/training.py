@@ -17,6 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsed
 from rich.progress import Progress as Bars
 
 from curation.clips.errors import WrongCall
+from training.accelerators import PRICE
 
 if TYPE_CHECKING:
     from training.cluster import Progress
@@ -239,7 +240,7 @@ def plan_command(
     ] = None,
     gpus: Annotated[int, typer.Option(min=1, help="GPUs there are; the plan may leave some idle.")] = 8,
     gpu: Annotated[str, typer.Option(help="h200 or h100.")] = "h200",
-    price: Annotated[float, typer.Option(min=0.0, help="Dollars per GPU-hour.")] = 2.0,
+    price: Annotated[float, typer.Option(min=0.0, help="Dollars per GPU-hour.")] = PRICE,
     cp: Annotated[int | None, typer.Option(min=1, help="GPUs that share a sample's tokens; searched.")] = None,
     tp: Annotated[int | None, typer.Option(min=1, help="GPUs that share every matrix; searched.")] = None,
     recompute: Annotated[str | None, typer.Option(help="none, save-attention or full; searched.")] = None,
