@@ -1,6 +1,6 @@
 """What a GPU can do, and who says so: the ceilings that the planner divides by. None of them was measured by this project."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 GIB = 2**30
 
@@ -26,18 +26,21 @@ LINK_EFFICIENCY = 0.8  # share of a link's rate that a collective reaches: our a
 USABLE_MEMORY = 0.92  # the rest is CUDA, NCCL and the allocator's gaps: our assumption
 PRICE = 2.0  # US dollars per GPU-hour: 107.5 thousand for 2,240 H200-days in Open-Sora 2.0's report
 
-_HOPPER = {
-    "peak": 989e12,
-    "linear": 740e12,
-    "attention_forward": 595e12,
-    "attention_backward": 516e12,
-    "float32": 50e12,
-    "node_link": 450e9,
-    "network": 50e9,
-}
+_H200 = Accelerator(
+    name="h200",
+    memory=139 * GIB,
+    peak=989e12,
+    linear=740e12,
+    attention_forward=595e12,
+    attention_backward=516e12,
+    float32=50e12,
+    bandwidth=4.3e12,
+    node_link=450e9,
+    network=50e9,
+)
 ACCELERATORS = {
-    "h200": Accelerator(name="h200", memory=139 * GIB, bandwidth=4.3e12, **_HOPPER),
-    "h100": Accelerator(name="h100", memory=79 * GIB, bandwidth=3.0e12, **_HOPPER),
+    "h200": _H200,
+    "h100": replace(_H200, name="h100", memory=79 * GIB, bandwidth=3.0e12),  # the same cores and links
 }
 SOURCES = {  # ceiling -> where it is from
     "memory": "H200 141 GB and H100 80 GB parts as the driver shows them",

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 import torch
@@ -107,7 +108,7 @@ def test_more_gpus_are_never_slower(size, batch):
     recipe = video_768()
     recipe = replace(recipe, model=replace(SIZES[size], text_widths=(384, 256)), batch=batch)
     seconds = [plan_stage(recipe, H200, 2**k).longest.seconds for k in range(4, 14)]
-    assert all(more <= less * 1.000001 for less, more in zip(seconds, seconds[1:], strict=False)), seconds
+    assert all(more <= less * 1.000001 for less, more in pairwise(seconds)), seconds
 
 
 def test_more_memory_and_fewer_tokens_never_hurt():
@@ -142,7 +143,7 @@ def test_what_cannot_fit_is_refused_with_the_knob_that_helps(recipe, gpus, devic
 
 def test_a_model_no_number_of_gpus_holds_is_refused():
     tiny = replace(H100, memory=2 * GIB)
-    with pytest.raises(DoesNotFit, match="(It fits with --gpu h200|No number of GPUs)"):
+    with pytest.raises(DoesNotFit, match=r"(It fits with --gpu h200|No number of GPUs)"):
         plan_stage(video_768(), tiny, 8)
 
 
@@ -160,7 +161,7 @@ def test_a_model_no_number_of_gpus_holds_is_refused():
 def test_a_wrong_call_says_so(call, said):
     with pytest.raises(ValueError, match=said):
         plan_recipes(*call)
-    with pytest.raises(ValueError, match="does not split over 8 GPUs with tp 3: .* 48 heads"):
+    with pytest.raises(ValueError, match=r"does not split over 8 GPUs with tp 3: .* 48 heads"):
         plan_recipes("video_768", None, 8, "h200", tp=3)
 
 
