@@ -49,8 +49,11 @@ class Layout:
         return self.dp_shard * self.cp
 
     def __str__(self) -> str:
-        replicas = f"dp_replicate {self.dp_replicate}, " if self.dp_replicate > 1 else ""
-        return f"{replicas}dp_shard {self.dp_shard}, cp {self.cp}, tp {self.tp}"
+        """As a call or a recipe names it; copies are what the GPUs leave over."""
+        words = [f"{name}={getattr(self, name)}" for name in ("dp_shard", "cp", "tp") if getattr(self, name) > 1]
+        return (
+            ",".join([*words, *([f"recompute={self.recompute}"] if self.recompute != "none" else [])]) or "whole copies"
+        )
 
 
 class Work(NamedTuple):
@@ -111,9 +114,10 @@ class TransformerCosts:
         owned = whole // layout.shards
         parts = {name: size * owned for name, size in STATE.items()}
         block = self.split // layout.tp // self.model.layers
-        if layout.shards > 1:  # two blocks, the part outside of blocks, and a block's gradient in both types
-            outside = self.parameters - self.split
-            parts["gathered weights"] = self.bytes * (2 * block + outside) + (self.bytes + 4) * block
+        if layout.shards > 1:  # two blocks, a block's gradient in both types, the part outside of blocks in float32
+            parts["gathered weights"] = (
+                self.bytes * 2 * block + (self.bytes + 4) * block + 4 * (self.parameters - self.split)
+            )
         else:  # autocast's copies
             parts["gathered weights"] = self.bytes * whole if self.bytes < 4 else 0
         held = activations(

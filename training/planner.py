@@ -50,6 +50,24 @@ def plan_stage(
     )
 
 
+def check_layout(
+    recipe: TAERecipe | VideoRecipe, accelerator: Accelerator, layout: Layout, *, text_tokens: int = 128
+) -> None:
+    """Raise DoesNotFit where the recipe's own micro-batches do not fit on GPUs laid out so; touches no device."""
+    search = _Search(recipe, accelerator, text_tokens)
+    for shape, samples in search.parts(search.shapes[0]):
+        share = -(-samples // layout.groups)
+        size = min(share, recipe.micro_batch or share)
+        held = sum(search.costs.memory(layout, shape, size).values())
+        if held > search.costs.budget:
+            most = largest_micro_batch(search.costs, layout, shape)
+            how = f"`cinemill train plan --recipe {recipe.name} --gpus {layout.gpus}` looks for a layout that fits"
+            raise DoesNotFit(
+                f"{recipe.name} does not fit: {size} x {shape.name} at once hold {held / GIB:,.1f} GiB a GPU ({layout}), "
+                f"{search.costs.budget / GIB:,.1f} are usable; {f'set micro_batch: {most}' if most else how}"
+            )
+
+
 def plan_recipes(
     recipe: str | None,
     stages: str | None,
@@ -116,7 +134,7 @@ class _Search:
             for n in sorted(groups):
                 if n * c * t > node and n * c * t % node:
                     n = -(-n * c * t // node) * node // (c * t)
-                if n * c * t <= gpus:
+                if n * c * t <= gpus and n <= max(batch.videos, batch.images):  # nobody without a sample
                     shapes = [*self.videos, *self.images]
                     found = self.costs.layouts(n, c, t, shapes)
                     yield from (layout for layout in found if recompute in (None, layout.recompute))
@@ -126,15 +144,18 @@ class _Search:
         times = [(step.seconds, layout) for layout in layouts if (step := self.step(layout, self.shapes[0]))]
         return min(times, key=lambda found: (round(found[0], 9), found[1].gpus))[1] if times else None
 
+    def parts(self, bucket: Bucket) -> list[tuple[Bucket, int]]:
+        """Shapes and numbers of samples of a batch whose videos have this shape; its images are of all sizes."""
+        batch, kinds = self.recipe.batch, min(len(self.images), self.recipe.batch.images)
+        images = [(self.images[k], batch.images // kinds + (k < batch.images % kinds)) for k in range(kinds)]
+        return [(bucket, batch.videos), *images] if batch.videos else images
+
     def step(self, layout: Layout, bucket: Bucket) -> Step | None:
         """A global batch of this shape's videos and the recipe's images, or None where a single sample does not fit."""
-        costs, batch = self.costs, self.recipe.batch
-        parts = [(bucket, batch.videos)] if batch.videos else []
-        kinds = min(len(self.images), batch.images)  # a batch's images are of all sizes
-        parts += [(self.images[k], batch.images // kinds + (k < batch.images % kinds)) for k in range(kinds)]
+        costs, micro = self.costs, {}
         model = executed = passes = 0
-        seconds, micro = costs.update_seconds(layout), {}
-        for shape, samples in parts:
+        seconds = costs.update_seconds(layout)
+        for shape, samples in self.parts(bucket):
             if not (most := largest_micro_batch(costs, layout, shape)):
                 return None
             share = -(-samples // layout.groups)  # of each group; the last ones may run samples of no weight
@@ -184,7 +205,7 @@ class _Search:
         what = "weights, gradients, optimizer and average" if state > sum(parts.values()) / 2 else "activations"
         return (
             f"{self.recipe.name} does not fit on {gpus} x {self.device.name}: one sample of {longest.name} holds at least "
-            f"{sum(parts.values()) / GIB:,.0f} GiB a GPU ({layout}, recompute {layout.recompute}), {self.costs.budget / GIB:,.0f} are usable; "
+            f"{sum(parts.values()) / GIB:,.0f} GiB a GPU ({layout}), {self.costs.budget / GIB:,.0f} are usable; "
             f"most of it is {what}. {self._help(gpus, cp, tp, recompute)}"
         )
 

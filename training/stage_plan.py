@@ -85,6 +85,7 @@ class StagePlan:
             "gpus": self.layout.gpus,
             "parameters": self.parameters,
             "layout": asdict(self.layout),
+            "parallel": str(self.layout),
             "steps": [step.described() for step in self.steps],
             "num_steps": self.recipe.steps,
             "mfu": self.mfu,

@@ -17,7 +17,7 @@ def print_plan(plan: StagePlan, price: float, gpus: int) -> None:
     console.print(
         f"{plan.recipe.name}: {_parameters(plan)} parameters on {layout.gpus:,} of {gpus:,} {plan.accelerator.name} GPUs"
     )
-    console.print(f"mesh {layout}; recompute {layout.recompute}; MFU {plan.mfu:.1%} in {step.bucket.name}")
+    console.print(f"parallel: {layout}; MFU {plan.mfu:.1%} in {step.bucket.name}")
 
     memory = Table("GiB on each GPU", "", title=None, box=None, pad_edge=False)
     memory.columns[1].justify = "right"

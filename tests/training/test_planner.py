@@ -17,7 +17,7 @@ from training.accelerators import ACCELERATORS, GIB, SOURCES
 from training.costs import STATE, Layout, TransformerCosts, largest_micro_batch
 from training.data.buckets import Bucket
 from training.data.plan import BatchSize
-from training.planner import DoesNotFit, plan_recipes, plan_stage
+from training.planner import DoesNotFit, check_layout, plan_recipes, plan_stage
 from training.recipes import STAGES, VIDEO_RECIPES, tae_demo, video_768, video_demo
 
 H200, H100 = ACCELERATORS["h200"], ACCELERATORS["h100"]
@@ -33,6 +33,7 @@ def test_what_is_suggested_fits(name, gpus, device):
     assert 1 <= layout.gpus <= gpus and (layout.gpus <= 8 or layout.gpus % 8 == 0)
     assert layout.gpus == layout.dp_replicate * layout.dp_shard * layout.cp * layout.tp
     assert plan.recipe.model.heads % layout.tp == 0
+    assert layout.groups <= max(plan.recipe.batch.videos, plan.recipe.batch.images), "nobody without a sample"
     for step in plan.steps:
         assert step.bytes <= 0.92 * device.memory
         for shape, size in step.micro_batches.items():
@@ -54,6 +55,13 @@ def test_parameters_and_state_are_exact(name):
         parts = costs.memory(layout, SMALL_CLIP, 1)
         state = sum(parts[part] for part in STATE)
         assert state == pytest.approx(20 * count / (layout.dp_shard * layout.cp), abs=20)
+
+
+def test_a_layout_reads_as_a_call_writes_it():
+    assert str(Layout(dp_shard=128, cp=2, tp=2, recompute="save-attention")) == (
+        "dp_shard=128,cp=2,tp=2,recompute=save-attention"
+    )
+    assert str(Layout(dp_replicate=4)) == "whole copies"
 
 
 def test_tensor_parallel_state_is_what_dtensor_would_hold():
@@ -145,6 +153,18 @@ def test_a_model_no_number_of_gpus_holds_is_refused():
     tiny = replace(H100, memory=2 * GIB)
     with pytest.raises(DoesNotFit, match=r"(It fits with --gpu h200|No number of GPUs)"):
         plan_stage(video_768(), tiny, 8)
+
+
+def test_a_layout_is_checked_with_the_recipe_s_own_micro_batch():
+    recipe = video_768()
+    plan = plan_stage(recipe, H200, 512)
+    check_layout(recipe, H200, plan.layout)  # its micro-batch is 1
+    most = plan.longest.micro_batches[plan.longest.bucket]
+    with pytest.raises(DoesNotFit, match=f"{most + 1} x 256f.* set micro_batch: {most}"):
+        check_layout(replace(recipe, micro_batch=most + 1), H200, plan.layout)
+    with pytest.raises(DoesNotFit, match="cinemill train plan --recipe video_768 --gpus 2"):
+        check_layout(recipe, H200, Layout(dp_replicate=2))
+    check_layout(video_demo(), H200, Layout(dp_replicate=2))
 
 
 @pytest.mark.parametrize(
