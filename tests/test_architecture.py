@@ -99,7 +99,7 @@ class Blocker:
 sys.meta_path.insert(0, Blocker())
 import models, training
 names = [m.name for m in pkgutil.walk_packages(models.__path__, "models.")]
-names += ["training.loop", "training.checkpoints", "training.optim"]
+names += ["training.loop", "training.checkpoints", "training.optim", "training.planner"]
 import training.objectives
 names += [m.name for m in pkgutil.walk_packages(training.objectives.__path__, "training.objectives.")]
 for name in names:

@@ -17,6 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsed
 from rich.progress import Progress as Bars
 
 from curation.clips.errors import WrongCall
+from training.accelerators import PRICE
 
 if TYPE_CHECKING:
     from training.cluster import Progress
@@ -37,6 +38,10 @@ A stage starts from the one before with --from; `average` makes one model of sev
   cinemill train video --manifest out/lake --tae out/tae --recipe video_demo_joint --from out/t2i --out out/joint
 
   cinemill train average out/sft-a out/sft-b --out out/averaged
+
+Before a run on GPUs, `plan` says what fits, how long it takes and what it costs:
+
+  cinemill train plan --recipe video_256 --gpus 64
 
 OUT holds run.json, metrics.jsonl (one line a step), tensorboard/, checkpoints/, evaluation.json and final/.
 Ctrl-C saves a checkpoint; the same line with --resume continues to the same losses.
@@ -302,6 +307,53 @@ def average_command(
         folder = average_models(checkpoints, out)
     print(f"mean of {len(checkpoints)} models: {folder}")
     print(f'next: cinemill generate --checkpoint {shlex.quote(out)} --prompt "..." --out clip.mp4')
+
+
+@train_app.command("plan")
+def plan_command(
+    recipe: Annotated[
+        str | None, typer.Option(help="A recipe's name, or a .yaml or .toml file (docs/training.md lists them).")
+    ] = None,
+    stages: Annotated[
+        str | None, typer.Option(help="paper or demo: a whole chain of stages instead of one recipe.")
+    ] = None,
+    gpus: Annotated[int, typer.Option(min=1, help="GPUs there are; the plan may leave some idle.")] = 8,
+    gpu: Annotated[str, typer.Option(help="h200 or h100.")] = "h200",
+    price: Annotated[float, typer.Option(min=0.0, help="Dollars per GPU-hour.")] = PRICE,
+    cp: Annotated[int | None, typer.Option(min=1, help="GPUs that share a sample's tokens; searched.")] = None,
+    tp: Annotated[int | None, typer.Option(min=1, help="GPUs that share every matrix; searched.")] = None,
+    recompute: Annotated[str | None, typer.Option(help="none, save-attention or full; searched.")] = None,
+    text_tokens: Annotated[int, typer.Option(min=1, help="Padded length of each encoder's text.")] = 128,
+    as_json: Json = False,
+) -> None:
+    """Say before a run what fits and what it costs: parameters, memory by part, mesh, recomputation, micro-batches, time, dollars.
+
+    Nothing is built and no GPU is touched: it is arithmetic on the recipe, at kernel rates that others published. What is
+    given (--cp, --tp, --recompute) is kept, the rest is searched for the shortest step. What cannot fit is refused, with
+    the knob that helps. Model FLOPs count a backward pass as two forwards; executed FLOPs count attention's backward
+    kernels at 2.5 and what is computed again.
+
+      cinemill train plan --recipe video_768 --gpus 512
+
+      cinemill train plan --recipe video_768 --gpus 64 --gpu h100 --tp 8 --recompute full
+
+      cinemill train plan --stages paper --gpus 6144 --gpu h100 --json
+    """
+    with said_plainly():
+        from training.planner import plan_recipes
+
+        plans = plan_recipes(recipe, stages, gpus, gpu, text_tokens=text_tokens, cp=cp, tp=tp, recompute=recompute)
+    if as_json:
+        totals = {name: sum(p.described(price)[name] for p in plans) for name in ("gpu_hours", "model_flops", "cost")}
+        print(json.dumps({"stages": [plan.described(price) for plan in plans], "price": price, "total": totals}))
+        return
+    from api.cli.planning import print_chain, print_plan, print_sources
+
+    if stages is None:
+        print_plan(plans[0], price, gpus)
+    else:
+        print_chain(plans, price)
+    print_sources(price)
 
 
 def generate_command(

@@ -20,20 +20,31 @@ def test_tokens_of_the_papers_clips():
 
 
 @pytest.mark.parametrize("batch", [1, 2])
-def test_flops_agree_with_the_counter_within_one_percent(batch):
+@pytest.mark.parametrize("latent", [(4, 16, 16), (1, 16, 16), (3, 6, 10)], ids=["video", "image", "oblong"])
+@pytest.mark.parametrize(("widths", "lengths"), [((24, 16), (11, 7)), ((24,), (5,)), ((8, 12, 20), (40, 1, 3))])
+def test_flops_agree_with_the_counter_within_one_percent(batch, latent, widths, lengths):
     """Under the math kernel: the counter sees no attention at all in the CPU's fused one."""
-    config = TransformerConfig(width=64, layers=2, heads=4, ffn_width=160, text_widths=(24, 16), max_rows=8, max_cols=8)
+    config = TransformerConfig(width=64, layers=2, heads=4, ffn_width=160, text_widths=widths, max_rows=8, max_cols=8)
     model = VideoTransformer(config)
-    shapes = [(batch, 11, 24), (batch, 7, 16)]
+    shapes = [(batch, length, width) for length, width in zip(lengths, widths, strict=True)]
     text = [TextTokens(torch.randn(shape), torch.ones(shape[:2], dtype=torch.bool)) for shape in shapes]
-    latents = torch.randn(batch, 16, 4, 16, 16)
+    tokens = latent[0] * latent[1] * latent[2] // 4
     with use_backend("math"), FlopCounterMode(display=False) as counter:
-        velocity = model(latents, torch.rand(batch), text)
+        velocity = model(torch.randn(batch, 16, *latent), torch.rand(batch), text)
         forward = counter.get_total_flops()
         velocity.sum().backward()
-    closed = accounting.flops(config, 4 * 8 * 8, (11, 7), batch)
-    assert closed == pytest.approx(forward, rel=0.01)
-    assert 3 * closed == pytest.approx(counter.get_total_flops(), rel=0.03)  # the input needs no gradient
+    backward = counter.get_total_flops() - forward
+    assert accounting.flops(config, tokens, lengths, batch) == pytest.approx(forward, rel=0.01)
+    assert accounting.backward_flops(config, tokens, lengths, batch) == pytest.approx(backward, rel=0.01)
+
+
+def test_the_attention_share_is_what_the_counter_sees_in_the_kernels():
+    config = TransformerConfig(width=64, layers=3, heads=4, ffn_width=160, text_widths=(24,), max_rows=8, max_cols=8)
+    model, text = VideoTransformer(config), TextTokens(torch.randn(1, 9, 24), torch.ones(1, 9, dtype=torch.bool))
+    with use_backend("math"), FlopCounterMode(display=False) as counter, torch.no_grad():
+        model(torch.randn(1, 16, 4, 16, 16), torch.rand(1), [text])
+    kernels = counter.get_flop_counts()["Global"][torch.ops.aten.bmm]
+    assert accounting.attention_flops(config, 256, 9) == kernels
 
 
 @pytest.mark.parametrize("size", ["1b", "5b", "9b", "17b", "30b"])

@@ -7,7 +7,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from models.attention import use_backend
-from models.autoencoders.accounting import decode_flops, encode_flops, tae_parameters
+from models.autoencoders.accounting import decode_flops, encode_flops, tae_activations, tae_parameters
 from models.autoencoders.tae import SIZES, TAE, TAEConfig
 
 CONFIGS = {
@@ -40,3 +40,22 @@ def test_operations_agree_with_the_counter_within_one_percent(name, frames):
         tae.decode(latents, frames)
     assert encode_flops(CONFIGS[name], frames, 64, 96) == pytest.approx(encoding.get_total_flops(), rel=0.01)
     assert decode_flops(CONFIGS[name], frames, 64, 96) == pytest.approx(decoding.get_total_flops(), rel=0.01)
+
+
+@pytest.mark.parametrize(("name", "frames"), [("demo", 16), ("demo", 1), ("five levels", 12), ("moviegen", 8)])
+def test_what_autograd_saves_is_the_closed_form(name, frames):
+    """Distinct storages handed to autograd, float32. Left out of the form: statistics of norms and softmax, borders."""
+    tae, saved = TAE(CONFIGS[name]), {}
+    own = {parameter.untyped_storage()._cdata for parameter in tae.parameters()}
+
+    def pack(tensor):
+        storage = tensor.untyped_storage()
+        if storage._cdata not in own:
+            saved[storage._cdata] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        latents = tae.encode_posterior(torch.randn(1, 3, frames, 64, 64)).mean
+        video = tae.decode_raw(latents, frames)
+    assert video.requires_grad
+    assert 4 * tae_activations(CONFIGS[name], frames, 64, 64) == pytest.approx(sum(saved.values()), rel=0.03)
