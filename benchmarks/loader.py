@@ -40,8 +40,9 @@ from training.data.pixels import WindowReader, pixel_shape
 from training.data.plan import BatchSize, Plan
 from training.encode import LatentStore, latent_shape
 from training.metrics import read_metrics
+from training.prepare import prepare_run
 from training.recipes import tae_demo, video_demo, video_demo_t2i
-from training.runs import load_run, prepare_run
+from training.runs import load_run
 from training.video import Latents
 from training.world import World
 

@@ -15,8 +15,9 @@ from training.checkpoints import CheckpointFailed
 from training.lock import run_lock
 from training.loop import STOP_FILE, Interruption, NotFinite, TooManyUnreadable
 from training.metrics import MetricsTail
+from training.prepare import check_memory, prepare_run
 from training.recipes import TAERecipe, VideoRecipe
-from training.runs import Run, check_memory, load_run, prepare_run
+from training.runs import Run, load_run
 from training.world import World
 
 RAY_FOLDER = "ray"  # in the run's folder

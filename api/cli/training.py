@@ -468,7 +468,7 @@ class said_plainly(contextlib.AbstractContextManager):
 
 def _prepare(kind: "Kind", manifest: str, recipe: Any, out: str, **kept: Any) -> None:
     """Write the run's folder for another launcher than Ray Train."""
-    from training.runs import prepare_run
+    from training.prepare import prepare_run
 
     with said_plainly():
         run = prepare_run(kind, manifest, recipe, out, **kept)

@@ -26,7 +26,7 @@ from training.cluster import train_here
 from training.loop import Training
 from training.metrics import read_metrics
 from training.optim import OptimizerConfig
-from training.runs import prepare_run
+from training.prepare import prepare_run
 from training.storage import Storage, open_storage
 from training.world import World
 

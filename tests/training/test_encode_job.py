@@ -16,7 +16,7 @@ from training.data.cache import TensorCache
 from training.data.text import CaptionEncoder
 from training.encode_job import EncodeJob, encode, fill, fill_ahead
 from training.metrics import read_metrics
-from training.runs import prepare_run
+from training.prepare import prepare_run
 from training.world import World
 
 

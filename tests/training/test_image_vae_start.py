@@ -16,8 +16,9 @@ from training.data.pixels import read_window, to_signal
 from training.data.plan import Plan
 from training.evaluation.validation import choose_clips
 from training.metrics import read_metrics
+from training.prepare import prepare_run
 from training.recipes import load_tae_recipe
-from training.runs import load_run, prepare_run
+from training.runs import load_run
 from training.world import World
 
 CONFIG = ImageVAEConfig(channels=8, multipliers=(1, 1, 2, 2), blocks=1, latent_channels=8, groups=4, quant_convs=True)

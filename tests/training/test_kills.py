@@ -19,8 +19,8 @@ import yaml
 
 from training.cluster import train_here, train_tae
 from training.metrics import read_metrics
+from training.prepare import prepare_run
 from training.recipes import TAERecipe
-from training.runs import prepare_run
 from training.world import World
 
 ROOT = Path(__file__).parents[2]

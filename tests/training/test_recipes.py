@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from models.video.transformer import VideoTransformer
+from training.prepare import check_memory
 from training.recipes import (
     TAE_RECIPES,
     VIDEO_RECIPES,
@@ -18,7 +19,6 @@ from training.recipes import (
     tae_demo,
     video_demo,
 )
-from training.runs import check_memory
 
 
 @pytest.mark.parametrize("name", [*TAE_RECIPES, *VIDEO_RECIPES])

@@ -14,8 +14,8 @@ from training.cluster import train_here
 from training.generate import generate
 from training.metrics import read_metrics
 from training.optim import OptimizerConfig, Plateau
+from training.prepare import prepare_run
 from training.replay import replay
-from training.runs import prepare_run
 from training.world import World
 
 # Validated every step and never better by half, so the rate is halved at steps 2, 4 and 6.

@@ -16,7 +16,8 @@ from training.evaluation.reconstruction import evaluate_tae
 from training.generate import generate
 from training.loop import STOP_FILE
 from training.metrics import read_metrics
-from training.runs import find_model, load_run, prepare_run
+from training.prepare import prepare_run
+from training.runs import find_model, load_run
 from training.storage import open_storage
 from training.throughput import peak_memory
 from training.world import World

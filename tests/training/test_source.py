@@ -14,7 +14,7 @@ from training.data.plan import Plan
 from training.data.source import check_source
 from training.loop import TooManyUnreadable
 from training.metrics import read_metrics
-from training.runs import prepare_run
+from training.prepare import prepare_run
 from training.world import World
 
 BUCKET = Bucket(frames=8, fps=8.0, height=32, width=32)

@@ -16,8 +16,9 @@ from training.data.plan import BatchSize, Plan
 from training.evaluation.sample_grid import read_grid
 from training.generate import generate
 from training.metrics import read_metrics
+from training.prepare import prepare_run
 from training.recipes import STAGES, load_video_recipe
-from training.runs import load_run, prepare_run
+from training.runs import load_run
 from training.stages import growth, load_start
 from training.world import World
 

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from training.cluster import train_here
+from training.prepare import prepare_run
 from training.recipes import tae_demo, video_demo
-from training.runs import prepare_run
 from training.world import World
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]

@@ -12,8 +12,8 @@ from models.video.transformer import SIZES
 from models.weights import read_config
 from tests.encoders import ENCODER_WIDTHS
 from training.cluster import train_here
+from training.prepare import prepare_run
 from training.recipes import load_video_recipe
-from training.runs import prepare_run
 from training.world import World
 
 DOCS = Path(__file__).parents[2] / "docs" / "models.md"

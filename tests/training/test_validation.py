@@ -23,7 +23,7 @@ from training.evaluation.validation import ClipMeasured, choose_clips, losses_by
 from training.loop import STOP_FILE, LoopConfig, NotFinite, Training, run_loop
 from training.metrics import MetricsLog, read_metrics
 from training.optim import OptimizerConfig, Plateau, learning_rate, plateau_events
-from training.runs import prepare_run
+from training.prepare import prepare_run
 from training.storage import open_storage
 from training.world import World
 
