@@ -9,11 +9,30 @@ from torch import Tensor
 
 @dataclass(frozen=True, kw_only=True)
 class World:
-    """One worker among `size`. Alone, every method is the identity."""
+    """One worker among `size`. Alone, every method is the identity.
+
+    Where a model is spread over workers, `workers_per_share` of them, neighbours in rank, compute one share of the
+    batch together and hold the same losses; see training.parallel.mesh.
+    """
 
     rank: int = 0
     size: int = 1
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    workers_per_share: int = 1  # cp x tp
+
+    def __post_init__(self) -> None:
+        if self.size % self.workers_per_share:
+            raise ValueError(f"{self.size} workers do not divide into groups of {self.workers_per_share} (cp x tp)")
+
+    @property
+    def share(self) -> int:
+        """Which share of a batch this worker reads, with its group: 0 to shares - 1."""
+        return self.rank // self.workers_per_share
+
+    @property
+    def shares(self) -> int:
+        """Into how many shares a batch is cut: dp_replicate x dp_shard."""
+        return self.size // self.workers_per_share
 
     @property
     def is_first(self) -> bool:
@@ -21,10 +40,12 @@ class World:
         return self.rank == 0
 
     def sum_(self, tensors: list[Tensor]) -> None:
-        """Add tensors of one dtype over all workers, in place, as one message."""
+        """Add tensors of one dtype over the shares of the batch, in place, as one message; equal on every worker."""
         if self.size == 1 or not tensors:
             return
         flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
+        if self.rank % self.workers_per_share:
+            flat.zero_()  # the first worker of each share speaks for it
         dist.all_reduce(flat)
         for tensor, part in zip(tensors, flat.split([t.numel() for t in tensors]), strict=True):
             tensor.copy_(part.view_as(tensor))
