@@ -1,10 +1,14 @@
 """Who computes: this worker's rank, how many there are, and the sums over all of them."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +42,17 @@ class World:
     def is_first(self) -> bool:
         """The worker that writes logs and checkpoints."""
         return self.rank == 0
+
+    def deal(self, items: Sequence[Item]) -> list[tuple[Item, bool]]:
+        """This worker's part of `items`, each with whether this worker speaks for it.
+
+        As many on every worker, and the same ones where a share is computed together: a model that is spread over
+        workers computes only where all of them do.
+        """
+        mine = list(range(self.share, len(items), self.shares))
+        padding = [len(items) - 1] * (-(-len(items) // self.shares) - len(mine))
+        speaks = self.rank % self.workers_per_share == 0
+        return [(items[i], speaks) for i in mine] + [(items[i], False) for i in padding]
 
     def sum_(self, tensors: list[Tensor]) -> None:
         """Add tensors of one dtype over the shares of the batch, in place, as one message; equal on every worker."""

@@ -1,7 +1,12 @@
 """Lay a model out over the workers: tensor parallel, tokens, recomputation, compilation, FSDP2, in this order."""
 
+from collections.abc import Mapping
+
 import torch
+import torch.distributed as dist
+from torch import Tensor
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from torch.distributed.tensor import DTensor
 from torch.distributed.tensor.parallel import parallelize_module
 
 from models.video.transformer import VideoTransformer
@@ -10,17 +15,24 @@ from training.parallel.mesh import Mesh, ParallelConfig
 from training.parallel.recompute import recompute_block
 from training.parallel.styles import replicate_the_rest
 from training.parallel.table import TABLE
+from training.world import World
 
 
-def parallelize(model: VideoTransformer, config: ParallelConfig, mesh: Mesh | None, *, bf16: bool = False) -> None:
+def parallelize(model: VideoTransformer, config: ParallelConfig, world: World, *, bf16: bool = False) -> None:
     """Change the model in place; every worker holds the same whole model before, and DTensors of it after.
 
-    Call it before the optimizer and the moving average are made. `mesh` is None for one worker, or several that each
-    hold the whole model. With bf16 the blocks' weights travel in bfloat16 and gradients are reduced in float32; the
-    weights themselves, optimizer and average stay as they are. The optimizer's gradients come out summed, not averaged.
+    Call it before the optimizer and the moving average are made. With bf16 the blocks' weights travel in bfloat16 and
+    gradients are reduced in float32; the weights themselves, optimizer and average stay as they are. Gradients come out
+    summed over all workers, not averaged. A layout that shards nothing leaves plain tensors: `World.sum_` adds their
+    gradients. ValueError when the workers do not divide.
     """
-    if config.shards and mesh is None:
-        raise ValueError(f"the layout {config} needs a process group of several workers")
+    if world.workers_per_share != config.workers_per_share:
+        raise ValueError(
+            f"a world of {world.workers_per_share} workers per share of the batch, but the layout has "
+            f"{config.workers_per_share} (cp x tp)"
+        )
+    config.dp_replicate(world.size)
+    mesh = Mesh.of(config, world.size, world.device.type) if config.shards else None
     if mesh is not None and config.tp > 1:
         parallelize_module(model, mesh.tp, TABLE)
         replicate_the_rest(model, mesh.tp)
@@ -30,8 +42,22 @@ def parallelize(model: VideoTransformer, config: ParallelConfig, mesh: Mesh | No
         recompute_block(block, config.recompute)
         if config.compile:
             block.compile(fullgraph=True)
-    if mesh is not None and config.shards:
+    if mesh is not None:
         _shard(model, mesh, bf16)
+
+
+def whole_tensors(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Every tensor whole and in main memory, one after the other; all workers call it, the first keeps them.
+
+    For weights that leave the run: the others get an empty dict back. Plain tensors are copied as they are.
+    """
+    whole = {}
+    for name, value in values.items():
+        tensor = value.detach()
+        tensor = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+        if not dist.is_initialized() or dist.get_rank() == 0:
+            whole[name] = tensor.cpu().clone()
+    return whole
 
 
 def _shard(model: VideoTransformer, mesh: Mesh, bf16: bool) -> None:

@@ -39,8 +39,9 @@ def shrink(recipe: VideoRecipe, unit: int) -> tuple[TransformerConfig, list[Buck
 def _bucket(bucket: Bucket, unit: int) -> Bucket:
     frames = 1 if bucket.frames == 1 else 8 * _shrunk(-(-bucket.frames // 8), unit, least=2)
     rows, columns = bucket.height // 16, bucket.width // 16
-    height = 16 * _shrunk(rows, unit, least=unit + 1 if rows > columns else 2)
-    width = 16 * _shrunk(columns, unit, least=unit + 1 if columns > rows else 2)
+    short = _shrunk(min(rows, columns), unit, least=2)
+    long = short if rows == columns else _shrunk(max(rows, columns), unit, least=short + 1)
+    height, width = (16 * short, 16 * long) if rows <= columns else (16 * long, 16 * short)
     return Bucket(frames=frames, height=height, width=width)
 
 

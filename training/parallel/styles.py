@@ -28,7 +28,7 @@ class Replicated(ParallelStyle):
             # src_data_rank=None: every worker has drawn or loaded the whole tensor and cuts out its part by itself.
             whole = distribute_tensor(parameter.data, device_mesh, [self.placement], src_data_rank=None)
             module.register_parameter(name, nn.Parameter(whole, requires_grad=parameter.requires_grad))
-            module.__class__ = _with_local(type(module), name, self.gradient)
+            module.__class__ = _with_local(type(module), name, self.gradient)  # type: ignore[arg-type]
         return module
 
 
@@ -70,7 +70,7 @@ class WholeInput(ParallelStyle):
 
 
 @cache
-def _with_local(cls: Any, name: str, gradient: Placement) -> type[nn.Module]:
+def _with_local(cls: type[nn.Module], name: str, gradient: Placement) -> type[nn.Module]:
     """`cls` with an attribute that reads parameter `name` as this worker's plain tensor."""
 
     def local(self: nn.Module) -> Tensor | None:

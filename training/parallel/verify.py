@@ -21,7 +21,6 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 from torch.multiprocessing.spawn import ProcessRaisedException, start_processes
 
 from models.attention import use_backend
@@ -33,8 +32,8 @@ from training.data.plan import Sample
 from training.loop import LoopConfig, Training, train_step
 from training.objectives.flow import FlowObjective
 from training.optim import OptimizerConfig
-from training.parallel.apply import parallelize
-from training.parallel.mesh import Mesh, ParallelConfig
+from training.parallel.apply import parallelize, whole_tensors
+from training.parallel.mesh import ParallelConfig
 from training.parallel.shrink import TEXT_TOKENS, sample_shapes, shrink
 from training.recipes import VideoRecipe
 from training.world import World
@@ -105,7 +104,7 @@ class Small:
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """What the steps came to; tensors are whole, by parameter name."""
+    """What the steps came to; tensors are whole, by parameter name, and on the first worker alone."""
 
     losses: list[float]
     norms: list[float]  # of the gradient, before clipping
@@ -169,8 +168,7 @@ def compute(small: Small, config: ParallelConfig, world: World) -> Outcome:
     """The steps, as one worker of `world`."""
     model = draw_model(small)
     first = {name: value.clone() for name, value in model.state_dict().items()}
-    mesh = Mesh.of(config, world.size, "cpu") if world.size > 1 else None
-    parallelize(model, config, mesh)
+    parallelize(model, config, world)
     training = Training.start(model, small.optimizer)
     objective = FlowObjective(encode=Texts(small.model.text_widths), text_dropout=small.text_dropout)
     loop = LoopConfig(steps=small.steps, optimizer=small.optimizer, checkpoint_every=small.steps)
@@ -181,14 +179,14 @@ def compute(small: Small, config: ParallelConfig, world: World) -> Outcome:
             losses.append(numbers["loss"])
             norms.append(numbers["gradient_norm"])
             if step == 0:
-                gradients = {name: _whole(p.grad) for name, p in model.named_parameters() if p.grad is not None}
-    weights = {name: _whole(value) for name, value in model.state_dict().items()}
+                gradients = whole_tensors({n: p.grad for n, p in model.named_parameters() if p.grad is not None})
+    weights = whole_tensors(model.state_dict())
     return Outcome(
         losses=losses,
         norms=norms,
         gradients=gradients,
         updates={name: value - first[name] for name, value in weights.items()},
-        average={name: _whole(value) for name, value in training.average.values.items()},
+        average=whole_tensors(training.average.values),
     )
 
 
@@ -239,11 +237,6 @@ class Texts:
         length = int(generator.integers(1, TEXT_TOKENS + 1)) if caption else 1
         states = torch.from_numpy(generator.standard_normal((1, length, self.widths[number])))
         return TextTokens(states, torch.ones(1, length, dtype=torch.bool))
-
-
-def _whole(tensor: Tensor) -> Tensor:
-    value = tensor.detach()
-    return value.full_tensor() if isinstance(value, DTensor) else value.clone()
 
 
 def _compare(
