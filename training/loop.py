@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 
 from training.checkpoints import Checkpoint, load_checkpoint, save_checkpoint
@@ -229,7 +230,9 @@ def accumulate(
     """
     sums: dict[str, Tensor] = {}
     count = torch.zeros((), dtype=torch.float64)
-    for group in groups:
+    for number, group in enumerate(groups, start=1):
+        if isinstance(model, FSDPModule):
+            model.set_requires_all_reduce(number == len(groups))  # over copies of the model once, over shards each time
         weights = group.weights.to(world.device)
         with torch.autocast(world.device.type, dtype=torch.bfloat16, enabled=autocast):
             losses, numbers = objective(model, _on(group, world.device))
