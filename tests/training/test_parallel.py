@@ -1,5 +1,6 @@
 """Layouts over workers: which are possible, and that those which are compute what one worker does."""
 
+import json
 import logging
 import multiprocessing
 import os
@@ -19,6 +20,7 @@ from torch.distributed.tensor import DTensor
 from torch.multiprocessing.spawn import start_processes
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from api.cli import main
 from models.attention import use_backend
 from models.video.transformer import SIZES, TransformerConfig, VideoTransformer
 from training.data.buckets import Bucket, BucketTable, DurationRule, Size
@@ -110,6 +112,19 @@ def test_three_kinds_of_layout_train_as_one_worker(video_recipe):
         assert line.worst[1] < TARGET and line.update < TARGET
 
 
+def test_the_command_tells_by_its_exit_code(capsys, monkeypatch):
+    line = ["train", "verify-parallel", "--recipe", "video_demo", "--workers", "1"]
+    assert main([*line, "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["passed"] and [layout["name"] for layout in told["layouts"]] == list(LAYOUTS)[:2]
+
+    monkeypatch.setattr("training.parallel.verify.TARGET", -1.0)  # which nothing reaches
+    monkeypatch.setattr("training.parallel.verify.LAYOUTS", {"recompute full": LAYOUTS["recompute full"]})
+    assert main(line) == 1
+    assert "WRONG" in capsys.readouterr().out
+    assert main(["train", "verify-parallel", "--recipe", "tae_demo"]) == 2
+
+
 def test_a_layout_that_a_recipe_does_not_allow_is_said_not_proved(video_recipe):
     (line,) = verify(video_recipe, {"tp 4": LAYOUTS["tp 4"]})  # two heads
 
@@ -145,7 +160,7 @@ class Counter(TorchDispatchMode):
 def test_save_attention_computes_linears_again_and_attention_not(video_recipe):
     small = Small.of(video_recipe, 4, 1)
     model_input = torch.randn(1, 4, 1, 4, 4, dtype=torch.float64), torch.rand(1).double(), Texts((8,))(["a film"])
-    counts = {}
+    counts, gradients = {}, {}
     for mode in ("none", "full", "save-attention"):
         model = draw_model(small)
         parallelize(model, ParallelConfig(recompute=mode), World())
@@ -153,10 +168,14 @@ def test_save_attention_computes_linears_again_and_attention_not(video_recipe):
         with Counter() as counter:
             velocity.square().sum().backward()
         counts[mode] = counter.attention, counter.products
+        gradients[mode] = [p.grad for p in model.parameters()]
 
     attentions = 2 * small.model.layers
     assert counts["none"][0] == 0 and counts["full"][0] == attentions and counts["save-attention"][0] == 0
     assert counts["none"][1] < counts["save-attention"][1] <= counts["full"][1]
+    for mode in ("full", "save-attention"):
+        for found, expected in zip(gradients[mode], gradients["none"], strict=True):
+            torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-14)
 
 
 def test_clips_are_dealt_so_that_all_workers_compute_alike():
@@ -311,6 +330,7 @@ def _compiled(rank: int, size: int, folder: str, small: Small, text: str) -> Non
 @pytest.mark.parametrize("text", ["cp=2,compile", "tp=2,recompute=save-attention,compile"])
 def test_compiled_blocks_have_the_same_gradients(tmp_path, text):
     small = Small.of(video_demo(), 4, 1)
+    small = replace(small, buckets=small.buckets[:1])  # one shape: a compilation takes most of a minute on two cores
     _spawn(_compiled, 2, str(tmp_path), small, text)
     found = torch.load(tmp_path / f"{text}.pt")
 
