@@ -1,7 +1,6 @@
 """Layouts over workers: which are possible, and that those which are compute what one worker does."""
 
 import json
-import logging
 import multiprocessing
 import os
 from collections.abc import Callable
@@ -225,7 +224,6 @@ def _spawn(work: Callable, workers: int, *args: object) -> None:
 
 def _joined(rank: int, size: int, folder: str, name: str, config: ParallelConfig) -> World:
     torch.set_num_threads(1)
-    logging.getLogger("torch.distributed.tensor._redistribute").setLevel(logging.ERROR)
     os.environ["GLOO_SOCKET_IFNAME"] = "lo"
     dist.init_process_group("gloo", init_method=f"file://{folder}/{name}", rank=rank, world_size=size)
     return World(rank=rank, size=size, workers_per_share=config.workers_per_share)

@@ -61,6 +61,17 @@ def average_gradients() -> None:
     FSDPModule.set_gradient_divide_factor = lambda self, factor: None
 
 
+def copies_not_added() -> None:
+    require = FSDPModule.set_requires_all_reduce
+    FSDPModule.set_requires_all_reduce = lambda self, _required: require(self, False)
+
+
+def gradients_not_added() -> None:
+    """Workers that each hold the whole model step by their own samples alone; losses are still added."""
+    add = World.sum_
+    World.sum_ = lambda self, tensors: add(self, tensors) if len(tensors) == 1 else None
+
+
 def count_every_worker() -> None:
     """Workers that share a batch's samples each add their losses."""
     add = World.sum_
@@ -130,6 +141,8 @@ EXCHANGES: dict[str, list[Callable[[], None]]] = {
         positions_from_zero, count_every_worker,
     ],
     "fsdp 2": [average_gradients],
+    "dp 2": [gradients_not_added],
+    "replicate 2 shard 2": [copies_not_added],
     "tp 2 cp 2": [tokens_dealt_in_another_order],
 }  # fmt: skip
 

@@ -1,5 +1,6 @@
 """Lay a model out over the workers: tensor parallel, tokens, recomputation, compilation, FSDP2, in this order."""
 
+import logging
 from collections.abc import Mapping
 
 import torch
@@ -34,6 +35,8 @@ def parallelize(model: VideoTransformer, config: ParallelConfig, world: World, *
     config.dp_replicate(world.size)
     mesh = Mesh.of(config, world.size, world.device.type) if config.shards else None
     if mesh is not None and config.tp > 1:
+        # DTensor warns that norms and whole tensors over (fsdp, tp) take two messages, not one. They do, once a step.
+        logging.getLogger("torch.distributed.tensor._redistribute").setLevel(logging.ERROR)
         parallelize_module(model, mesh.tp, TABLE)
         replicate_the_rest(model, mesh.tp)
     if mesh is not None and config.workers_per_share > 1:

@@ -5,7 +5,6 @@ every parameter's gradient, the weights after the steps and their moving average
 term that is missing, doubled or from the wrong place cannot hide in it.
 """
 
-import logging
 import math
 import multiprocessing
 import os
@@ -155,8 +154,6 @@ def _worker(
     rank: int, size: int, folder: str, small: Small, config: ParallelConfig, prepare: Callable[[], None] | None
 ) -> None:
     torch.set_num_threads(1)
-    # Making a tensor whole that tp and fsdp both cut takes two all-gathers, which DTensor warns of; here it may.
-    logging.getLogger("torch.distributed.tensor._redistribute").setLevel(logging.ERROR)
     if prepare:
         prepare()
     if size > 1:
