@@ -15,6 +15,8 @@ from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
+from torch.distributed.tensor import DTensor
 
 from models.weights import model_document
 from training.checkpoints import Checkpoint, Saved, Saver, load_checkpoint, training_tensors
@@ -274,7 +276,7 @@ def train_step(
         return {"learning_rate": rate, "samples": 0.0}
     if not math.isfinite(sums["loss"]):
         raise NotFinite(_blame(training, objective, groups, config, world, f"loss of step {step + 1}", rate))
-    norm = nn.utils.clip_grad_norm_(training.model.parameters(), config.optimizer.clip_norm)
+    norm = clip_gradient(training.model, config.optimizer.clip_norm)
     if not torch.isfinite(norm):
         raise NotFinite(_blame(training, objective, groups, config, world, f"gradient of step {step + 1}", rate))
     training.optimizer.step()
@@ -291,12 +293,14 @@ def accumulate(
     """Leave in `.grad` the gradient of the mean loss over the global batch's samples that count.
 
     Each worker adds up weighted losses, gradients are summed over workers, and only then divided by the sum of weights:
-    a mean of the workers' means would weigh samples unequally. Returns the sums of all numbers and `count`.
+    a mean of the workers' means would weigh samples unequally. Workers that share out a model (training.parallel) hold
+    the same samples and losses, which count once. Returns the sums of all numbers and `count`.
     """
-    parameters = [p for p in model.parameters() if p.requires_grad]
     sums: dict[str, Tensor] = {}
     count = torch.zeros((), dtype=torch.float64)
-    for group in groups:
+    for number, group in enumerate(groups, start=1):
+        if isinstance(model, FSDPModule):
+            model.set_requires_all_reduce(number == len(groups))  # over copies of the model once, over shards each time
         weights = group.weights.to(world.device)
         with torch.autocast(world.device.type, dtype=torch.bfloat16, enabled=autocast):
             losses, numbers = objective(model, _on(group, world.device))
@@ -305,18 +309,30 @@ def accumulate(
             total = (values.detach().double() * weights.double()).sum().cpu()
             sums[name] = sums.get(name, torch.zeros((), dtype=torch.float64)) + total
         count += group.weights.double().sum()
-    for parameter in parameters:
-        if parameter.grad is None:
-            parameter.grad = torch.zeros_like(parameter)
     names = sorted(sums)
     totals = torch.stack([count, *(sums[name] for name in names)]).to(world.device)
     world.sum_([totals])
-    world.sum_([p.grad for p in parameters if p.grad is not None])
+    gradients = []
+    for parameter in model.parameters():  # those of a sharded model are its shards again only after the backward pass
+        if parameter.requires_grad:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+            gradients.append(parameter.grad)
+    world.sum_([gradient for gradient in gradients if not isinstance(gradient, DTensor)])  # FSDP2 has summed its own
     if totals[0] > 0:
-        for parameter in parameters:
-            assert parameter.grad is not None
-            parameter.grad /= totals[0].to(parameter.grad.dtype)
+        for gradient in gradients:
+            gradient /= totals[0].to(gradient.dtype)
     return {"count": float(totals[0]), **dict(zip(names, totals[1:].tolist(), strict=True))}
+
+
+def clip_gradient(model: nn.Module, most: float) -> Tensor:
+    """Scale `.grad` down to a norm of `most`; returns the norm before, over all parameters and all their shards."""
+    gradients = [p.grad for p in model.parameters() if p.grad is not None]
+    norm = nn.utils.get_total_norm(gradients)
+    if isinstance(norm, DTensor):
+        norm = norm.full_tensor()
+    nn.utils.clip_grads_with_norm_(model.parameters(), most, norm)
+    return norm
 
 
 def _blame(

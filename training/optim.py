@@ -117,15 +117,16 @@ def plateau_events(config: OptimizerConfig, history: Sequence[tuple[int, float]]
 
 
 class MovingAverage:
-    """An exponential moving average of the parameters and buffers, in float32.
+    """An exponential moving average of the parameters and buffers, in at least float32.
 
-    The decay warms up as (1 + n) / (10 + n) so that the first steps do not haunt short runs.
+    The decay warms up as (1 + n) / (10 + n) so that the first steps do not haunt short runs. Of a model that is spread
+    over workers each keeps the average of its own shards: the values are DTensors as the parameters are.
     """
 
     def __init__(self, model: nn.Module, decay: float):
         self.decay = decay
         self.updates = 0
-        self.values = {name: value.detach().float().clone() for name, value in model.state_dict().items()}
+        self.values = {name: _wide(value).clone() for name, value in model.state_dict().items()}
 
     @torch.no_grad()
     def update(self, model: nn.Module) -> None:
@@ -133,8 +134,12 @@ class MovingAverage:
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
         self.updates += 1
         for name, value in model.state_dict().items():
-            self.values[name].lerp_(value.detach().float(), 1 - decay)
+            self.values[name].lerp_(_wide(value), 1 - decay)
 
     def copy_to(self, model: nn.Module) -> None:
         """Overwrite the model's weights with the average."""
         model.load_state_dict({name: self.values[name].to(v.dtype) for name, v in model.state_dict().items()})
+
+
+def _wide(value: Tensor) -> Tensor:
+    return value.detach().to(torch.promote_types(value.dtype, torch.float32))

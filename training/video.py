@@ -109,8 +109,8 @@ def set_up_transformer(run: Run, world: World, checkpoint: Checkpoint | None) ->
         plan,
         latents,
         latents.shape,
-        rank=world.rank,
-        size=world.size,
+        rank=world.share,
+        size=world.shares,
         micro_batch=recipe.micro_batch,
         last_step=recipe.steps,
     )

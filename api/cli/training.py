@@ -277,6 +277,50 @@ def replay_command(
         raise typer.Exit(1)
 
 
+@train_app.command("verify-parallel")
+def verify_parallel_command(
+    recipe: Annotated[str, typer.Option(help="Of a video transformer: a name, or a .yaml or .toml file.")],
+    workers: Annotated[int, typer.Option(min=1, help="Leave out layouts of more processes than this.")] = 4,
+    as_json: Json = False,
+) -> None:
+    """Prove that layouts over several workers train this recipe as one worker does; needs no data and no GPU.
+
+    A small copy of the model is trained for two steps in float64 by one process, then by every layout of data, sharded
+    data, tensor and context parallel workers. Exit code 1 where anything is further apart than 1e-10.
+
+    Example: cinemill train verify-parallel --recipe video_256
+    """
+    with said_plainly():
+        from training.parallel.verify import LAYOUTS, TARGET, Compared, verify
+        from training.recipes import load_video_recipe
+
+        chosen = load_video_recipe(recipe)
+
+    def show(line: Compared) -> None:
+        if as_json:
+            return
+        if why := line.skipped or line.failed:
+            print(f"{line.name:26}{'does not fit' if line.skipped else 'FAILED'}: {why}")
+            return
+        name, gradient = line.worst
+        print(
+            f"{line.name:26}{line.loss:9.1e}{line.norm:9.1e}{gradient:10.1e}{line.update:9.1e}{line.average:9.1e}"
+            f"{line.seconds:6.1f} s  {name}{'' if line.passed else '  WRONG'}"
+        )
+
+    if not as_json:
+        print(f"{chosen.name}, small, float64; max |difference| / max |value| to one worker, target {TARGET:.0e}")
+        print(f"{'':26}{'loss':>9}{'norm':>9}{'gradient':>10}{'update':>9}{'average':>9}{'':8}  worst gradient")
+    lines = verify(chosen, {name: layout for name, layout in LAYOUTS.items() if layout[1] <= workers}, show=show)
+    passed = all(line.passed for line in lines)
+    if as_json:
+        print(
+            json.dumps({"recipe": chosen.name, "target": TARGET, "passed": passed, "layouts": [vars(x) for x in lines]})
+        )
+    if not passed:
+        raise typer.Exit(1)
+
+
 @train_app.command("page")
 def page_command(
     run: Annotated[str, typer.Argument(help="The --out of a run, finished or going.", metavar="RUN")],

@@ -14,7 +14,7 @@ class Blocked:
 
 sys.meta_path.insert(0, Blocked())
 import training.loop, training.checkpoints, training.optim, training.objectives.flow, training.objectives.autoencoder
-import training.data.plan, training.data.buckets
+import training.data.plan, training.data.buckets, training.parallel.verify
 """
 
 

@@ -17,7 +17,7 @@ from training.data.cache import TensorCache
 from training.data.keys import Key
 from training.data.pixels import read_window, to_frames
 from training.data.text import CaptionEncoder
-from training.encode import LatentStore
+from training.encode import LatentStore, latent_shape
 from training.evaluation.intervals import paired_difference
 from training.evaluation.pictures import psnr
 from training.evaluation.reconstruction import write_pair
@@ -150,12 +150,14 @@ class FlowValidation:
     def __call__(self, model: nn.Module, world: World) -> list[ClipMeasured]:
         """This worker's clips."""
         found = []
-        for row, bucket in self.clips[world.rank :: world.size]:
+        for (row, bucket), counts in world.deal(self.clips):
             try:
                 latents = self.store.get(row, bucket)
-            except UnreadableVideo:
-                continue
+            except UnreadableVideo:  # a sharded model computes on every worker or on none
+                latents, counts = torch.zeros(latent_shape(bucket, self.store.tae.config.latent_channels)), False
             losses = fixed_losses(model, self.encode, self.recipe, row, bucket, latents)
+            if not counts:
+                continue
             numbers = {"loss": sum(losses) / len(losses)}
             found.append(ClipMeasured(clip_id=row["clip_id"], bucket=bucket.name, numbers=numbers, by_time=losses))
         return found

@@ -42,7 +42,8 @@ class FlowObjective:
 def flow_loss(model: nn.Module, latents: Tensor, noise: Tensor, time: Tensor, text: list[TextTokens]) -> Tensor:
     """Each sample's mean squared error of the predicted velocity at `time` [B]: [B]."""
     predicted = model(interpolate(noise, latents, time), time, text)
-    return (predicted.float() - velocity_target(noise, latents).float()).square().flatten(1).mean(dim=1)
+    dtype = torch.promote_types(predicted.dtype, torch.float32)
+    return (predicted.to(dtype) - velocity_target(noise, latents).to(dtype)).square().flatten(1).mean(dim=1)
 
 
 def flow_noise(samples: Sequence[Sample], like: Tensor) -> Tensor:
