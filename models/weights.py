@@ -33,7 +33,10 @@ def save_model(folder: str | os.PathLike, model: nn.Module, **extra: Any) -> Pat
 
 def model_document(model: nn.Module, **extra: Any) -> dict[str, Any]:
     """The content of config.json: `build_model` makes an untrained twin of the model from it."""
-    path = f"{type(model).__module__}.{type(model).__qualname__}"
+    cls = next(
+        c for c in type(model).__mro__ if hasattr(c, "config_class") and "config_class" in vars(c)
+    )  # sharding derives
+    path = f"{cls.__module__}.{cls.__qualname__}"
     return {**extra, "class": path, "config": asdict(model.config)}  # type: ignore[call-overload]
 
 

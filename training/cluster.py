@@ -5,7 +5,7 @@ import logging
 import os
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,7 +15,8 @@ from training.checkpoints import CheckpointFailed
 from training.lock import run_lock
 from training.loop import STOP_FILE, Interruption, NotFinite, TooManyUnreadable
 from training.metrics import MetricsTail
-from training.prepare import check_memory, prepare_run
+from training.parallel.mesh import ParallelConfig
+from training.prepare import check_layout, check_memory, prepare_run
 from training.recipes import TAERecipe, VideoRecipe
 from training.runs import Run, load_run
 from training.world import World
@@ -47,6 +48,7 @@ class Launch:
     workers: Workers = 1
     restarts: int = RESTARTS
     address: str | None = None  # of a running Ray; None: one of our own, on loopback
+    parallel: ParallelConfig = field(default_factory=ParallelConfig)
 
     @property
     def most(self) -> int:
@@ -62,8 +64,13 @@ class Launch:
             raise ValueError(f"--workers {fewest}-{self.most}: the first is the fewest, the second the most")
         if self.restarts < 0:
             raise ValueError(f"--restarts {self.restarts}: give 0 to end the run when a worker is lost")
+        if fewest < self.most and self.parallel.shards:
+            raise ValueError(
+                f"--workers {fewest}-{self.most}: a model in the layout {self.parallel} needs a number of workers that stays; give one"
+            )
+        check_layout(recipe, self.parallel, self.most)
         if self.address is None:
-            check_memory(recipe, self.most)
+            check_memory(recipe, self.most, self.parallel)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,8 +133,9 @@ def train_video(
     launch = launch or Launch()
     launch.check(recipe)
     run = prepare_run(
-        "video", snapshot, recipe, out, resume=resume, tae=tae, start=start, cache=cache, checkpoints=checkpoints
-    )
+        "video", snapshot, recipe, out, resume=resume, tae=tae, start=start, cache=cache, checkpoints=checkpoints,
+        parallel=launch.parallel, workers=launch.most,
+    )  # fmt: skip
     return _train(run, launch, progress)
 
 
@@ -215,7 +223,7 @@ def _trainer(out: Path, launch: Launch) -> Any:
 
     most = launch.most
     use_gpu = torch.cuda.is_available() or ray.cluster_resources().get("GPU", 0) >= most
-    cpus = ray.cluster_resources().get("CPU", 1.0) / most
+    cpus = _cpus_per_gpu() if use_gpu else ray.cluster_resources().get("CPU", 1.0) / most
     return TorchTrainer(
         train_worker,
         train_loop_config={"out": str(out), "threads": max(1, int(cpus))},
@@ -234,6 +242,14 @@ def _trainer(out: Path, launch: Launch) -> Any:
     )
 
 
+def _cpus_per_gpu() -> float:
+    """What a worker on any node with GPUs may have; nodes without train nothing."""
+    import ray
+
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"] and node["Resources"].get("GPU")]
+    return min((node.get("CPU", 1.0) / node["GPU"] for node in nodes), default=1.0)
+
+
 def train_worker(config: dict[str, Any]) -> None:
     """What every Ray Train worker runs. Ray gives workers one thread unless told; the run's log records how many."""
     import ray.train
@@ -241,7 +257,10 @@ def train_worker(config: dict[str, Any]) -> None:
 
     torch.set_num_threads(config["threads"])
     context = ray.train.get_context()
-    world = World(rank=context.get_world_rank(), size=context.get_world_size(), device=get_device())
+    device = get_device()
+    if device.type == "cuda":
+        torch.cuda.set_device(device)  # FSDP2 uses the current one
+    world = World(rank=context.get_world_rank(), size=context.get_world_size(), device=device)
     failure = Path(config["out"]) / FAILURE_FILE
     if failure.exists():
         return  # Ray starts again after any error; after this one that would be in vain
@@ -265,6 +284,8 @@ def train_here(run: Run, world: World, interruption: Interruption | None = None)
 
     Continues from the newest checkpoint, if there is one. True when finished, False when stopped on request.
     """
+    run.parallel.dp_replicate(world.size)  # raises where they do not divide
+    world = replace(world, workers_per_share=run.parallel.workers_per_share)
     with run_lock(run.out, world):
         if run.kind == "tae":
             from training.autoencoder import train_autoencoder

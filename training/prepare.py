@@ -3,7 +3,7 @@
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,12 @@ from models.autoencoders.tae import TAE
 from models.text.loading import text_encoder
 from models.video.transformer import VideoTransformer
 from models.weights import file_sha256, weights_sha256
+from training.accelerators import ACCELERATORS
 from training.checkpoints import newest
+from training.costs import Layout
 from training.loop import STOP_FILE
+from training.parallel.mesh import ParallelConfig
+from training.planner import check_layout as check_fits
 from training.recipes import TAERecipe, VideoRecipe
 from training.runs import Kind, Run, find_model, finished_tae, local_folder, split_rows, state_bytes
 from training.stages import check_start
@@ -36,9 +40,15 @@ def prepare_run(
     start: str | Path | None = None,
     checkpoints: str | None = None,
     cache: str | Path | None = None,
+    parallel: ParallelConfig = ParallelConfig(),
+    workers: int | None = None,
 ) -> Run:
-    """Check everything that can be wrong with a call, then write OUT/run.json; a ValueError writes nothing."""
+    """Check everything that can be wrong with a call, then write OUT/run.json; a ValueError writes nothing.
+
+    Without `workers` their number is another launcher's affair, and is checked when they start.
+    """
     folder = local_folder(out)
+    check_layout(recipe, parallel, workers)
     opened = open_snapshot(snapshot)
     _, validation = split_rows(opened.kept_clips().to_pylist(), recipe, opened.name)
     if recipe.optimizer.plateau and not any(not isinstance(recipe.buckets.assign(row), str) for row in validation):
@@ -66,6 +76,7 @@ def prepare_run(
         checkpoints=checkpoints,
         image_vae_sha256=check_image_vae(recipe) if isinstance(recipe, TAERecipe) else None,
         cache=None if cache is None else local_folder(cache),
+        parallel=parallel,
     )
     _check_folder(run, resume)
     if checkpoints:
@@ -101,19 +112,38 @@ def check_text_encoders(recipe: VideoRecipe) -> None:
         )
 
 
-def check_memory(recipe: TAERecipe | VideoRecipe, workers: int) -> None:
-    """Raise when a model's state alone cannot fit on this machine: every worker holds a whole copy of it."""
+def check_layout(recipe: TAERecipe | VideoRecipe, parallel: ParallelConfig, workers: int | None = None) -> None:
+    """Raise ValueError unless so many workers (None: as many as one copy of the model takes) can be laid out so."""
+    if isinstance(recipe, VideoRecipe):
+        one_copy = parallel.dp_shard * parallel.workers_per_share
+        parallel.check(recipe.model, recipe.buckets.buckets(), recipe.batch, workers or one_copy)
+    elif parallel != ParallelConfig():
+        raise ValueError(
+            f"{recipe.name} is an autoencoder, and those are trained data-parallel only; leave out --parallel {parallel}"
+        )
+
+
+def check_memory(recipe: TAERecipe | VideoRecipe, workers: int, parallel: ParallelConfig = ParallelConfig()) -> None:
+    """Raise where a model and its activations cannot fit on GPUs like this machine's, or its state alone on its CPUs."""
+    if torch.cuda.is_available():
+        here = replace(ACCELERATORS["h200"], memory=torch.cuda.get_device_properties(0).total_memory)
+        layout = Layout(
+            dp_replicate=parallel.dp_replicate(workers),
+            dp_shard=parallel.dp_shard,
+            cp=parallel.cp,
+            tp=parallel.tp,
+            recompute=parallel.recompute,
+        )
+        return check_fits(recipe, here, layout)
     with torch.device("meta"):
         model = TAE(recipe.model) if isinstance(recipe, TAERecipe) else VideoTransformer(recipe.model)
     parameters = sum(p.numel() for p in model.parameters())
-    if torch.cuda.is_available():
-        have, where = torch.cuda.get_device_properties(0).total_memory, "the GPU"
-    else:
-        have, where = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // workers, "each worker here"
-    if state_bytes(parameters) > have:
+    need = state_bytes(parameters) // (parallel.dp_shard * parallel.workers_per_share)
+    have = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // workers
+    if need > have:
         raise ValueError(
-            f"{recipe.name} trains {parameters / 1e9:.1f} B parameters, {state_bytes(parameters) / 2**30:,.0f} GiB with gradients and "
-            f"optimizer; {where} has {have / 2**30:,.0f} GiB. Choose a smaller model, e.g. `model: demo` in a recipe file"
+            f"{recipe.name} trains {parameters / 1e9:.1f} B parameters, {need / 2**30:,.0f} GiB a worker with gradients and "
+            f"optimizer; each worker here has {have / 2**30:,.0f} GiB. Choose a smaller model, e.g. `model: demo` in a recipe file"
         )
 
 

@@ -1,6 +1,6 @@
 """One step of a run again, alone: the same clips, times and noise, and the loss beside what the log says."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from training.data.plan import Sample, batch_hash
 from training.loop import train_step
 from training.metrics import read_metrics
 from training.objectives.flow import flow_times
+from training.parallel.mesh import ParallelConfig
 from training.runs import Setup, load_run, loop_config
 from training.world import World
 
@@ -57,7 +58,7 @@ def replay(out: str | Path, step: int) -> Replayed:
     The steps between the checkpoint and it are done too, since they made its weights; learning rates are the log's.
     On one worker with the run's number of threads the numbers come out to the last bit.
     """
-    run = load_run(out)
+    run = replace(load_run(out), parallel=ParallelConfig())  # one worker, whatever layout made the checkpoint
     lines = {line["step"]: line for line in read_metrics(run.out, "step")}
     if step not in lines:
         told = f"steps {min(lines)} to {max(lines)}" if lines else "no step yet"

@@ -4,7 +4,7 @@ import json
 import os
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlparse
@@ -18,6 +18,7 @@ from training.data.plan import Plan, check_splits
 from training.evaluation.validation import Validate
 from training.loop import LoopConfig, Objective, Training
 from training.metrics import MetricsLog
+from training.parallel.mesh import ParallelConfig
 from training.recipes import TAERecipe, VideoRecipe, recipe_from, recipe_hash
 from training.storage import Storage, open_storage
 from training.throughput import Work
@@ -42,6 +43,9 @@ class Run:
     image_vae_sha256: str | None = None  # of the weights that recipe.image_vae names
     checkpoints: str | None = None  # where they go, when not into `out`
     cache: Path | None = None  # of latents and text, shared with other runs
+    parallel: ParallelConfig = field(
+        default_factory=ParallelConfig
+    )  # how workers share out the model: no part of what makes it this run
 
     @property
     def storage(self) -> Storage:
@@ -67,6 +71,7 @@ class Run:
             "checkpoints": self.checkpoints,
             "image_vae_sha256": self.image_vae_sha256,
             "cache": None if self.cache is None else str(self.cache),
+            "parallel": str(self.parallel),
         }
 
 
@@ -103,6 +108,7 @@ def load_run(out: str | Path) -> Run:
         checkpoints=found["checkpoints"],
         image_vae_sha256=found["image_vae_sha256"],
         cache=None if found["cache"] is None else Path(found["cache"]),
+        parallel=ParallelConfig.parse(found["parallel"]),
     )
 
 
@@ -201,6 +207,7 @@ def open_log(run: Run, world: World, plan: Plan, num_validation: int, training: 
         at_step=training.step,
         steps=run.recipe.steps,
         workers=world.size,
+        parallel=str(run.parallel),
         pid=os.getpid(),
         device=str(world.device),
         threads=torch.get_num_threads(),

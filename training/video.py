@@ -31,6 +31,7 @@ from training.kernels import KernelsTold
 from training.loop import Interruption, LoopConfig, TooManyUnreadable, Training, run_loop
 from training.metrics import MetricsLog
 from training.objectives.flow import FlowObjective
+from training.parallel.apply import parallelize, whole_tensors
 from training.recipes import recipe_hash
 from training.runs import Run, Setup, check_plan, described, loop_config, open_log, split_rows
 from training.stages import load_start
@@ -66,13 +67,16 @@ def train_transformer(run: Run, world: World, interruption: Interruption | None 
         validate=setup.validate,
         work=setup.work,
         interruption=interruption,
-        after_step=sample_grid(run, setup) if world.is_first and recipe.sample_every else None,
+        # Of a sharded model every worker takes part; all draw the same pictures, the first keeps them.
+        after_step=sample_grid(run, setup, world) if recipe.sample_every else None,
     )
     setup.loader.close()
+    weights = whole_tensors(training.average.values) if done else {}
     if done and world.is_first:
-        model = training.model
-        assert isinstance(model, VideoTransformer) and run.tae_sha256 is not None
-        training.average.copy_to(model)
+        assert run.tae_sha256 is not None
+        model = VideoTransformer(recipe.model)
+        model.load_state_dict(weights)
+        model = model.to(world.device)
         final = save_model(run.out / "final", model, trained=trained)
         rows = open_snapshot(run.snapshot).kept_clips().to_pylist()
         finish(run, Generator(final, model.eval(), store.tae, run.tae_sha256, encode, recipe), rows, store, log)
@@ -103,7 +107,11 @@ def set_up_transformer(run: Run, world: World, checkpoint: Checkpoint | None) ->
     cache = TensorCache(run.cache_folder)
     store = open_store(run, world, cache)
     encode = CaptionEncoder.of(recipe.text_encoders, cache, device=str(world.device))
-    training = Training.start(first_weights(run, checkpoint).to(world.device), recipe.optimizer, checkpoint)
+    model = first_weights(run, checkpoint)
+    if not run.parallel.shards:  # otherwise each worker's shards move by themselves, block by block
+        model = model.to(world.device)
+    parallelize(model, run.parallel, world, bf16=recipe.autocast)
+    training = Training.start(model, recipe.optimizer, checkpoint)
     latents = Latents(store, plan, {})
     loader = Loader(
         plan,
@@ -129,13 +137,15 @@ def set_up_transformer(run: Run, world: World, checkpoint: Checkpoint | None) ->
     )
 
 
-def sample_grid(run: Run, setup: TransformerSetup) -> SampleGrid:
-    """Pictures of the first few training captions as the run goes."""
+def sample_grid(run: Run, setup: TransformerSetup, world: World) -> SampleGrid | None:
+    """Pictures of the first few training captions as the run goes; None on workers that are not needed for them."""
+    if not (world.is_first or run.parallel.shards):
+        return None
     model, recipe = setup.training.model, run.recipe
     assert isinstance(model, VideoTransformer) and run.tae_sha256 is not None
     generator = Generator(run.out, model, setup.store.tae, run.tae_sha256, setup.encode, recipe)
     shapes = ((setup.plan.rows[index], recipe.assign(setup.plan.rows[index])) for index in sorted(setup.plan.bucket_of))
-    return SampleGrid(generator, list(islice(shapes, NUM_SAMPLES)), run.out, recipe.sample_every)
+    return SampleGrid(generator, list(islice(shapes, NUM_SAMPLES)), run.out, recipe.sample_every, keep=world.is_first)
 
 
 def first_weights(run: Run, checkpoint: Checkpoint | None) -> VideoTransformer:

@@ -159,6 +159,13 @@ def train_video_command(
         typer.Option(help="Latents and text embeddings, for many runs; OUT/cache by default.", metavar="FOLDER"),
     ] = None,
     workers: Workers = "1",
+    parallel: Annotated[
+        str,
+        typer.Option(
+            help="How workers share out the model, e.g. dp_shard=2,cp=2,tp=2,recompute=save-attention,compile; see docs/parallel.md.",
+            metavar="LAYOUT",
+        ),
+    ] = "",
     restarts: Restarts = 3,
     resume: Resume = False,
     checkpoints: Checkpoints = None,
@@ -171,14 +178,16 @@ def train_video_command(
     Ends with the loss at fixed times beside the best Gaussian denoiser's, and samples beside the clips they should be.
     """
     from training.cluster import Launch, parse_workers, train_video
+    from training.parallel.mesh import ParallelConfig
     from training.recipes import load_video_recipe
 
     with said_plainly():
         chosen = load_video_recipe(recipe)
-        launch = Launch(workers=parse_workers(workers), restarts=restarts, address=address)
+        layout = ParallelConfig.parse(parallel)
+        launch = Launch(workers=parse_workers(workers), restarts=restarts, address=address, parallel=layout)
     kept: dict[str, Any] = {"tae": tae, "start": start, "cache": cache, "resume": resume, "checkpoints": checkpoints}
     if prepare:
-        return _prepare("video", manifest, chosen, out, **kept)
+        return _prepare("video", manifest, chosen, out, parallel=layout, **kept)
 
     def go(show: "Callable[[Progress], None]") -> Path:
         return train_video(manifest, chosen, out, launch=launch, progress=show, **kept)

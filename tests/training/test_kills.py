@@ -18,7 +18,9 @@ import pytest
 import yaml
 
 from training.cluster import train_here, train_tae
+from training.generate import generate
 from training.metrics import read_metrics
+from training.parallel.mesh import ParallelConfig
 from training.prepare import prepare_run
 from training.recipes import TAERecipe
 from training.world import World
@@ -124,6 +126,33 @@ def test_four_workers_then_two_three_and_one_compute_one_workers_losses(small_sn
 
     assert [line["workers"] for line in read_metrics(out) if line["event"] in ("start", "resume")] == [4, 2, 3, 1]
     assert losses(out) == pytest.approx(straight, rel=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_sharded_transformer_is_killed_and_continued_in_other_layouts(small_snapshot, video_recipe, recipe, tmp_path):
+    """Sharded data parallel on 4, context and tensor parallel on 4, two copies of two shards, and one alone."""
+    tae = tmp_path / "tae"
+    assert train_here(prepare_run("tae", small_snapshot, replace(recipe, steps=4), tae), World())
+    whole = replace(video_recipe, steps=STEPS, checkpoint_every=4, sample_every=8)
+    alone, out = tmp_path / "alone", tmp_path / "run"
+    prepare_run("video", small_snapshot, whole, alone, tae=tae)
+    assert torchrun(alone, 1).wait(timeout=300) == 0
+    for number, (layout, processes) in enumerate((("dp_shard=3", 3), ("cp=2,tp=2", 4), ("dp_shard=2", 2))):
+        parallel = ParallelConfig.parse(layout)
+        prepare_run("video", small_snapshot, whole, out, tae=tae, resume=number > 0, parallel=parallel)
+        process = torchrun(out, processes)
+        os.kill(wait_for(out, at_step(6 * number + 5), process), signal.SIGKILL)
+        process.communicate(timeout=300)
+    prepare_run("video", small_snapshot, whole, out, tae=tae, resume=True, parallel=ParallelConfig(tp=2))
+    assert torchrun(out, 2).wait(timeout=300) == 0
+
+    assert losses(out) == pytest.approx(losses(alone), rel=1e-4)
+    assert [line["loss"] for line in read_metrics(out, "validation")] == pytest.approx(
+        [line["loss"] for line in read_metrics(alone, "validation")], rel=1e-4
+    )
+    assert generate(out, "a film called bee", tmp_path / "clip.mp4", steps=2).path.stat().st_size > 0
+    assert len(list((out / "grid").rglob("*.png"))) == len(list((alone / "grid").rglob("*.png"))) > 0
 
 
 @pytest.mark.slow

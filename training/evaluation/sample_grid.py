@@ -15,10 +15,20 @@ EULER_STEPS = 20  # enough to see what is learned; a finished sample takes 50
 
 
 class SampleGrid:
-    """Called after every step; every `every` of them it draws from the weights at hand, without guidance."""
+    """Called after every step; every `every` of them it draws from the weights at hand, without guidance.
 
-    def __init__(self, generator: Generator, clips: Sequence[tuple[Mapping[str, Any], Bucket]], out: Path, every: int):
-        self.generator, self.clips, self.out, self.every = generator, clips, out, every
+    Workers that share out a model all draw, since it computes on all of them or on none; one keeps the pictures.
+    """
+
+    def __init__(
+        self,
+        generator: Generator,
+        clips: Sequence[tuple[Mapping[str, Any], Bucket]],
+        out: Path,
+        every: int,
+        keep: bool = True,
+    ):
+        self.generator, self.clips, self.out, self.every, self.keep = generator, clips, out, every, keep
 
     def __call__(self, step: int) -> None:
         if step % self.every:
@@ -27,11 +37,13 @@ class SampleGrid:
         was_training = model.training
         model.eval()
         folder = self.out / FOLDER / f"step-{step:08d}"
-        folder.mkdir(parents=True, exist_ok=True)
+        if self.keep:
+            folder.mkdir(parents=True, exist_ok=True)
         for seed, (row, bucket) in enumerate(self.clips):
             fps = sampled_fps(row, bucket)
             made = self.generator.sample(row["caption"] or "", bucket, fps, steps=EULER_STEPS, guidance=1.0, seed=seed)
-            Image.fromarray(enlarge(made)[len(made) // 2]).save(folder / f"{row['clip_id']}.png")
+            if self.keep:
+                Image.fromarray(enlarge(made)[len(made) // 2]).save(folder / f"{row['clip_id']}.png")
         model.train(was_training)
 
 
