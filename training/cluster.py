@@ -31,6 +31,9 @@ RESIZE_SECONDS = (
     60.0  # how often a run with a range of workers looks for room; each change costs a start from a checkpoint
 )
 RESTARTS = 3  # a worker lost costs the steps since the last checkpoint; as many as this, and somebody should look
+ROOM_TRIES = (
+    10  # how often Ray waits for room (RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S, 60 s each) before the run gives up
+)
 FAILURE_FILE = "failure.txt"  # in the run's folder: why it ended, where starting again would only end the same way
 LASTING = (ValueError, NotFinite, TooManyUnreadable, CheckpointFailed)
 
@@ -211,7 +214,7 @@ def _fit(out: Path, launch: Launch, failure: list[BaseException], ended: threadi
     try:
         _trainer(out, launch).fit()
     except BaseException as error:  # handed to the thread that waits, which raises it
-        failure.append(_own_words(error))
+        failure.append(_own_words(error, launch))
     finally:
         ended.set()
 
@@ -236,7 +239,8 @@ def _trainer(out: Path, launch: Launch) -> Any:
         run_config=RunConfig(  # type: ignore[call-arg]
             name=RAY_FOLDER,
             storage_path=str(out),
-            failure_config=FailureConfig(max_failures=launch.restarts),  # nodes that are taken away do not count
+            # Nodes that are taken away on notice do not count.
+            failure_config=FailureConfig(max_failures=launch.restarts, controller_failure_limit=ROOM_TRIES),  # type: ignore[call-arg]
             worker_runtime_env={"env_vars": WORKER_ENVIRONMENT},
         ),
     )
@@ -307,12 +311,22 @@ def _progress(run: Run, line: dict[str, Any]) -> Progress | None:
     return None
 
 
-def _own_words(error: BaseException) -> BaseException:
+def _own_words(error: BaseException, launch: Launch) -> BaseException:
     """The first worker's exception inside Ray's wrapping, if there is one."""
+    from ray.train import ControllerError
+
     failures = getattr(error, "worker_failures", None) or {}
     for rank in sorted(failures):
         cause = failures[rank]
         cause = getattr(cause, "cause", None) or cause
         words = next((line.strip() for line in str(cause).splitlines() if line.strip()), repr(cause))
         return RunFailed(f"worker {rank}: {type(cause).__name__}: {words[:500]}")
+    if isinstance(error, ControllerError) and "startup timed out" in str(error):
+        import ray
+
+        room = ", ".join(f"{ray.available_resources().get(kind, 0):g} {kind}s" for kind in ("CPU", "GPU"))
+        return RunFailed(
+            f"the cluster has no room for {launch.workers} workers ({room} are free): a node was lost and did not come back, "
+            "or others use it. Checkpoints stay; continue with --resume and fewer --workers, a range such as 1-2, or more nodes"
+        )
     return error

@@ -17,12 +17,14 @@ from typing import Any
 import pytest
 import yaml
 
+from training.checkpoints import newest
 from training.cluster import train_here, train_tae
 from training.generate import generate
 from training.metrics import read_metrics
 from training.parallel.mesh import ParallelConfig
 from training.prepare import prepare_run
 from training.recipes import TAERecipe
+from training.runs import load_run
 from training.world import World
 
 ROOT = Path(__file__).parents[2]
@@ -342,3 +344,28 @@ def test_a_node_that_is_about_to_go_is_answered_with_a_checkpoint(nodes, small_s
 
     assert saved[0]["at_step"] < 50_000, "long before its turn"
     assert resumed[0]["at_step"] == saved[0]["at_step"] and resumed[0]["workers"] == 1
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_node_that_never_comes_back_is_told_and_costs_no_checkpoint(nodes, small_snapshot, recipe, tmp_path):
+    nodes.add("127.0.0.3")
+    time.sleep(8)
+    out = tmp_path / "run"
+    file = tmp_path / "recipe.yaml"
+    file.write_text(yaml.safe_dump(json.loads(json.dumps(asdict(replace(recipe, steps=100_000))))))
+    command = [
+        sys.executable, "-m", "api.cli", "train", "tae", "--manifest", small_snapshot, "--recipe", str(file),
+        "--out", str(out), "--workers", "2", "--address", nodes.address,
+    ]  # fmt: skip
+    environment = nodes.environment | {"RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "3"}
+    run = subprocess.Popen(
+        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    wait_for(out, at_step(14), run)
+    nodes.lose("127.0.0.3")
+    said, _ = run.communicate(timeout=600)
+
+    assert run.returncode == 1
+    assert "the cluster has no room for 2 workers" in said and "--resume" in said, said[-2000:]
+    assert newest(load_run(out).storage).step >= 8, "a save at step 12 may still have been going on"
