@@ -11,6 +11,7 @@ from curation.clips import UnreadableVideo, open_snapshot
 from models.autoencoders.image_vae import image_vae_weights, load_diffusers_vae
 from models.autoencoders.tae import TAE
 from models.weights import file_sha256, save_model
+from training.agreement import Interruption
 from training.checkpoints import Checkpoint, newest
 from training.data.loader import Loader
 from training.data.pixels import WindowReader, pixel_shape, read_window, to_signal
@@ -18,7 +19,7 @@ from training.data.plan import Plan, Sample
 from training.evaluation.reconstruction import ReconstructionValidation, evaluate_rows
 from training.evaluation.validation import choose_clips
 from training.kernels import KernelsTold
-from training.loop import Interruption, Training, run_loop
+from training.loop import Training, run_loop
 from training.metrics import MetricsLog
 from training.objectives.adversarial import AdversarialObjective
 from training.recipes import recipe_hash

@@ -11,9 +11,10 @@ from typing import Any, Literal
 
 import torch
 
+from training.agreement import STOP_FILE, Interruption
 from training.checkpoints import CheckpointFailed
 from training.lock import run_lock
-from training.loop import STOP_FILE, Interruption, NotFinite, TooManyUnreadable
+from training.loop import NotFinite, TooManyUnreadable
 from training.metrics import MetricsTail
 from training.parallel.mesh import ParallelConfig
 from training.prepare import check_layout, check_memory, prepare_run

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +19,7 @@ from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 
 from models.weights import model_document
+from training.agreement import Agreement, Interruption
 from training.checkpoints import Checkpoint, Saved, Saver, load_checkpoint, training_tensors
 from training.data.groups import Group
 from training.data.plan import Sample, batch_hash
@@ -35,12 +36,6 @@ from training.optim import (
 from training.storage import Storage
 from training.throughput import Throughput, Work
 from training.world import World
-
-STOP_FILE = "STOP"  # written into the run's folder by whoever wants it to save and leave
-
-# Asked by all workers at the same steps: to save at once and go on (its node is about to go), or to save and leave.
-Interruption = Callable[[], Literal["save", "stop"] | None]
-ASK_SECONDS = 1.0  # between two such questions: Ray's costs 3 to 12 ms
 
 
 class Objective(Protocol):
@@ -164,10 +159,7 @@ def run_loop(
     """
     limit = max(1, int(config.max_unreadable_share * num_rows))
     throughput = Throughput(work, world)
-    began, seen, saved_early = time.monotonic(), training.step, False
-    reasons: dict[str, str] = {}
-    asked = _Asked(unreadable={}, stop=False, save=False, save_failed=False, due=False)
-    asked_at = began
+    began, seen, agreement = time.monotonic(), training.step, Agreement(out, world, interruption)
     if validate and config.validate_every and not training.validations:
         _validate(training, validate, config, world, log)
     with closing(Saver(storage, is_first=world.is_first, keep=config.keep_checkpoints)) as saver:
@@ -176,11 +168,8 @@ def run_loop(
             throughput.begin()
             groups = batches.step(step)
             throughput.loaded()
-            wish = interruption() if interruption and asked.due else None
-            asked_at = time.monotonic() if asked.due else asked_at
-            asked = _ask_everyone(groups, out, saver, wish, asked_at, world)
-            reasons |= asked.unreadable
-            training.unreadable.update(reasons)
+            agreed = agreement.reach(groups, save_failed=saver.failed)
+            training.unreadable.update(agreed.unreadable)
             try:
                 numbers = train_step(training, objective, groups, config, step, world)
             except NotFinite as error:
@@ -193,7 +182,7 @@ def run_loop(
             if len(training.unreadable) > limit:
                 raise TooManyUnreadable(
                     f"{len(training.unreadable)} of {num_rows} rows cannot be read (at most {limit} may): "
-                    f"{', '.join(sorted(training.unreadable)[:5])}; e.g. {'; '.join(sorted(set(reasons.values()))[:3])}"
+                    f"{', '.join(sorted(training.unreadable)[:5])}; e.g. {'; '.join(sorted(set(agreed.unreadable.values()))[:3])}"
                 )
             if log and (training.step % config.log_every == 0 or training.step == config.steps):
                 seconds = time.monotonic() - began
@@ -203,49 +192,20 @@ def run_loop(
             last = training.step == config.steps
             if validate and config.validate_every and (training.step % config.validate_every == 0 or last):
                 _validate(training, validate, config, world, log)
-            early = asked.save and not saved_early
-            saved_early |= early
-            if training.step % config.checkpoint_every == 0 or last or asked.stop or early:
+            leaving = last or agreed.stop or agreed.save  # this one is waited for
+            if training.step % config.checkpoint_every == 0 or leaving:
                 note_checkpoint(saver.finish(), log)
                 document = model_document(training.model, **(extra or {}))
                 saver.save(training.step, training.tensors(), state=state | training.described(), config=document)
-            if last or asked.stop or early or asked.save_failed:
+            if leaving or agreed.save_failed:
                 note_checkpoint(saver.finish(), log)
             note_checkpoint(saver.poll(), log)
             if after_step:
                 after_step(training.step)
-            if asked.stop:
+            if agreed.stop:
                 break
     world.wait()  # for COMMIT, which the first worker writes
     return training.step == config.steps
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Asked:
-    """What the workers want of this step, the same on all of them."""
-
-    unreadable: dict[str, str]  # clip id to why
-    stop: bool
-    save: bool
-    save_failed: bool
-    due: bool  # `interruption` is to be asked before the next step
-
-
-def _ask_everyone(
-    groups: list[Group], out: Path, saver: Saver, wish: str | None, asked_at: float, world: World
-) -> _Asked:
-    """All workers stop or save at the same step, or none does."""
-    failed = {clip_id: why for group in groups for clip_id, why in group.unreadable.items()}
-    wish = "stop" if (out / STOP_FILE).exists() else wish
-    due = time.monotonic() - asked_at >= ASK_SECONDS
-    reports = world.gather((failed, wish, saver.failed, due))
-    return _Asked(
-        unreadable={clip_id: why for found, *_ in reports for clip_id, why in found.items()},
-        stop=any(wish == "stop" for _, wish, *_ in reports),
-        save=any(wish == "save" for _, wish, *_ in reports),
-        save_failed=any(failed for *_, failed, _ in reports),
-        due=any(due for *_, due in reports),
-    )
 
 
 def note_checkpoint(saved: Saved | None, log: MetricsLog | None) -> None:

@@ -16,9 +16,9 @@ from models.text.loading import text_encoder
 from models.video.transformer import VideoTransformer
 from models.weights import file_sha256, weights_sha256
 from training.accelerators import ACCELERATORS
+from training.agreement import STOP_FILE
 from training.checkpoints import newest
 from training.costs import Layout
-from training.loop import STOP_FILE
 from training.parallel.mesh import ParallelConfig
 from training.planner import check_layout as check_fits
 from training.recipes import TAERecipe, VideoRecipe

@@ -15,6 +15,7 @@ from models.accounting import flops
 from models.autoencoders.tae import TAE
 from models.video.transformer import TransformerConfig, VideoTransformer
 from models.weights import load_model, save_model, weights_sha256
+from training.agreement import Interruption
 from training.checkpoints import Checkpoint, newest
 from training.data.buckets import Bucket
 from training.data.cache import TensorCache
@@ -28,7 +29,7 @@ from training.evaluation.sample_grid import SampleGrid
 from training.evaluation.validation import choose_clips
 from training.generate import Generator
 from training.kernels import KernelsTold
-from training.loop import Interruption, LoopConfig, TooManyUnreadable, Training, run_loop
+from training.loop import LoopConfig, TooManyUnreadable, Training, run_loop
 from training.metrics import MetricsLog
 from training.objectives.flow import FlowObjective
 from training.parallel.apply import parallelize, whole_tensors

@@ -11,21 +11,13 @@ import torch.multiprocessing as mp
 from torch import nn
 
 from curation.clips import UnreadableVideo
+from training.agreement import STOP_FILE
 from training.checkpoints import newest
 from training.data.buckets import Bucket
 from training.data.groups import Group
 from training.data.loader import Loader
 from training.data.plan import Plan
-from training.loop import (
-    STOP_FILE,
-    LoopConfig,
-    NotFinite,
-    TooManyUnreadable,
-    Training,
-    accumulate,
-    run_loop,
-    train_step,
-)
+from training.loop import LoopConfig, NotFinite, TooManyUnreadable, Training, accumulate, run_loop, train_step
 from training.metrics import MetricsLog, read_metrics
 from training.optim import OptimizerConfig
 from training.recipes import tae_demo
@@ -258,3 +250,21 @@ def test_two_workers_compute_one_workers_gradients(tmp_path):
         other_losses, other_gradients = torch.load(tmp_path / f"2-{rank}.pt")
         assert other_losses == pytest.approx(losses, rel=1e-12)
         assert float((other_gradients - gradients).abs().max() / gradients.abs().max()) < 1e-12
+
+
+def test_one_notice_is_one_checkpoint_and_the_run_goes_on(tmp_path, monkeypatch):
+    """A node's notice stays up until the node is gone; a second notice, after the first was lifted, is another one."""
+    monkeypatch.setattr("training.agreement.ASK_SECONDS", 0.0)
+    answers = iter([None, "save", "save", None, "save", "save"])
+    training = Training.start(Cubic(), CONFIG.optimizer)
+    loader, log = Loader(make_plan(), fetch, shape, last_step=8), MetricsLog(tmp_path, tensorboard=False)
+    done = run_loop(
+        training, objective, loader, replace(CONFIG, checkpoint_every=100), out=tmp_path,
+        storage=open_storage(tmp_path / "checkpoints"), world=World(), num_rows=12, state={}, log=log,
+        interruption=lambda: next(answers, None),
+    )  # fmt: skip
+    loader.close()
+    log.close()
+
+    assert done
+    assert [line["at_step"] for line in read_metrics(tmp_path, "checkpoint")] == [3, 6, 8]

@@ -8,13 +8,13 @@ import pytest
 import torch
 
 from models.weights import load_model, read_config
+from training.agreement import STOP_FILE
 from training.checkpoints import newest
 from training.cluster import train_here
 from training.data.buckets import BucketTable, DurationRule, Size
 from training.evaluation.flow_loss import evaluate_video
 from training.evaluation.reconstruction import evaluate_tae
 from training.generate import generate
-from training.loop import STOP_FILE
 from training.metrics import read_metrics
 from training.prepare import prepare_run
 from training.runs import find_model, load_run

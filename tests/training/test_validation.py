@@ -14,13 +14,14 @@ from torch import nn
 
 from models.autoencoders.tae import TAE
 from tests.training.test_loop import Cubic, fetch, make_plan, objective, shape
+from training.agreement import STOP_FILE
 from training.checkpoints import newest
 from training.cluster import train_here
 from training.data.loader import Loader
 from training.evaluation.intervals import mean_interval, paired_difference, student_t
 from training.evaluation.reconstruction import ReconstructionValidation
 from training.evaluation.validation import ClipMeasured, choose_clips, losses_by_clip, summarised, validate_everywhere
-from training.loop import STOP_FILE, LoopConfig, NotFinite, Training, run_loop
+from training.loop import LoopConfig, NotFinite, Training, run_loop
 from training.metrics import MetricsLog, read_metrics
 from training.optim import OptimizerConfig, Plateau, learning_rate, plateau_events
 from training.prepare import prepare_run
