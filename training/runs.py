@@ -96,19 +96,18 @@ def load_run(out: str | Path) -> Run:
     """The run of a folder."""
     folder = local_folder(out)
     found = json.loads((folder / "run.json").read_text())
+    paths: dict[str, Any] = {
+        name: None if found.get(name) is None else Path(found[name]) for name in ("tae", "start", "cache")
+    }
+    names = ("tae_sha256", "start_sha256", "image_vae_sha256", "checkpoints")  # none of them in older versions' runs
     return Run(
         kind=found["kind"],
         out=folder,
         snapshot=found["snapshot"],
         recipe=recipe_from(RECIPES[found["kind"]], found["recipe"]),  # type: ignore[type-var]
-        tae=None if found["tae"] is None else Path(found["tae"]),
-        tae_sha256=found["tae_sha256"],
-        start=None if found["start"] is None else Path(found["start"]),
-        start_sha256=found["start_sha256"],
-        checkpoints=found["checkpoints"],
-        image_vae_sha256=found["image_vae_sha256"],
-        cache=None if found["cache"] is None else Path(found["cache"]),
-        parallel=ParallelConfig.parse(found["parallel"]),
+        parallel=ParallelConfig.parse(found.get("parallel", "")),
+        **paths,
+        **{name: found.get(name) for name in names},
     )
 
 
