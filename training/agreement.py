@@ -37,7 +37,8 @@ class Agreement:
     def reach(self, groups: Sequence[Group], *, save_failed: bool) -> Agreed:
         """Say what this worker found and wants, and hear what all did."""
         found = {clip_id: why for group in groups for clip_id, why in group.unreadable.items()}
-        wish = "stop" if (self.out / STOP_FILE).exists() else self._interruption()
+        asked = self._interruption()  # by all or by none: whoever sees the file first must still answer
+        wish = "stop" if (self.out / STOP_FILE).exists() else asked
         was_asked, due = self.due, time.monotonic() - self.asked_at >= ASK_SECONDS
         reports = self.world.gather((found, wish, save_failed, due))
         for others, *_ in reports:

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from contextlib import closing
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ from models.autoencoders.image_vae import image_vae_weights, load_diffusers_vae
 from models.autoencoders.tae import TAE
 from models.weights import file_sha256, save_model
 from training.agreement import Interruption
-from training.checkpoints import Checkpoint, newest
+from training.checkpoints import Checkpoint, agreed_newest
 from training.data.loader import Loader
 from training.data.pixels import WindowReader, pixel_shape, read_window, to_signal
 from training.data.plan import Plan, Sample
@@ -31,26 +32,26 @@ def train_autoencoder(run: Run, world: World, interruption: Interruption | None 
     """Fill run.out; True when finished, False when stopped on request. A run with checkpoints continues."""
     recipe = run.recipe
     rows = open_snapshot(run.snapshot).kept_clips().to_pylist()
-    setup = set_up_autoencoder(run, world, newest(run.storage))
+    setup = set_up_autoencoder(run, world, agreed_newest(run.storage, world))
     plan, training = setup.plan, setup.training
     log = open_log(run, world, plan, sum(row["split"] != "train" for row in rows), training)
-    done = run_loop(
-        training,
-        KernelsTold(setup.objective, log),
-        setup.loader,
-        loop_config(recipe),
-        out=run.out,
-        storage=run.storage,
-        world=world,
-        num_rows=len(plan.bucket_of),
-        state={"plan_hash": plan.hash(), "recipe_hash": recipe_hash(recipe), "snapshot": run.snapshot},
-        extra={"trained": described(run, recipe.steps, image_vae_sha256=run.image_vae_sha256)},
-        log=log,
-        validate=setup.validate,
-        work=setup.work,
-        interruption=interruption,
-    )
-    setup.loader.close()
+    with closing(setup.loader):
+        done = run_loop(
+            training,
+            KernelsTold(setup.objective, log),
+            setup.loader,
+            loop_config(recipe),
+            out=run.out,
+            storage=run.storage,
+            world=world,
+            num_rows=len(plan.bucket_of),
+            state={"plan_hash": plan.hash(), "recipe_hash": recipe_hash(recipe), "snapshot": run.snapshot},
+            extra={"trained": described(run, recipe.steps, image_vae_sha256=run.image_vae_sha256)},
+            log=log,
+            validate=setup.validate,
+            work=setup.work,
+            interruption=interruption,
+        )
     if done and world.is_first:
         model = training.model
         assert isinstance(model, TAE)
@@ -59,7 +60,6 @@ def train_autoencoder(run: Run, world: World, interruption: Interruption | None 
     if log:
         log.write("finished" if done else "stopped", at_step=training.step)
         log.close()
-    world.wait()
     return done
 
 

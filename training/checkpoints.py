@@ -5,11 +5,15 @@ COMMIT wins; every other folder is debris of a save that was cut off. The format
 a run's checkpoints may run code in it. Models for others are the safetensors in final/.
 """
 
+import hashlib
 import json
+import logging
+import os
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
@@ -25,10 +29,12 @@ from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from models.weights import build_model, save_model
 from training.optim import MovingAverage, optimizer_tensors
 from training.storage import Storage
+from training.world import World
 
 COMMIT, STATE, CONFIG = "COMMIT", "state.json", "config.json"
 # One process alone is nothing to warn about.
 warnings.filterwarnings("ignore", message="torch.distributed is disabled, unavailable or uninitialized")
+log = logging.getLogger(__name__)
 SAVE_TIMEOUT = timedelta(hours=2)  # for workers that write slowly; training's own messages have a shorter one
 
 
@@ -77,6 +83,18 @@ def list_checkpoints(storage: Storage) -> list[Checkpoint]:
     ]
 
 
+def agreed_newest(storage: Storage, world: World) -> Checkpoint | None:
+    """The newest as the first worker sees it, on every worker: they must not begin at different steps."""
+    found = newest(storage) if world.is_first else None
+    step = world.gather(None if found is None else found.step)[0]
+    return None if step is None else Checkpoint(storage=storage, folder=folder_of(step), step=step)
+
+
+def folder_of(step: int) -> str:
+    """The name of a step's checkpoint."""
+    return f"step-{step:08d}"
+
+
 def newest(storage: Storage) -> Checkpoint | None:
     """The newest committed checkpoint, or None where there is none."""
     found = list_checkpoints(storage)
@@ -111,11 +129,9 @@ class Saver:
         """Begin to write step-XXXXXXXX; returns once the tensors have been copied. All workers call it together."""
         self.finish()
         began = time.monotonic()
-        folder = f"step-{step:08d}"
-        if self.is_first:
-            self.storage.remove(folder)  # of a save that was cut off, or of files that went missing since
-        if self.group is not None:
-            dist.barrier(self.group)
+        folder = folder_of(step)
+        error = self._attempt(lambda: self.storage.remove(folder))  # of a save that was cut off, or lost files since
+        self._agree(step, error)
         written = dcp.async_save(tensors, storage_writer=self.storage.writer(folder), process_group=self.group)
         assert isinstance(written, Future)
         blocked = time.monotonic() - began
@@ -126,8 +142,8 @@ class Saver:
         self.pending = self.pool.submit(self._commit, written, folder, step, documents, began, blocked)
 
     def poll(self) -> Saved | None:
-        """The save that has ended since the last call, if one has; raises CheckpointFailed where it failed."""
-        return self.finish() if self.pending is not None and self.pending.done() else None
+        """The save that has ended well since the last call, if one has. One that failed is `failed` until `finish`."""
+        return self.finish() if self.pending is not None and self.pending.done() and not self.failed else None
 
     @property
     def failed(self) -> bool:
@@ -135,7 +151,7 @@ class Saver:
         return self.pending is not None and self.pending.done() and self.pending.exception() is not None
 
     def finish(self) -> Saved | None:
-        """Wait until nothing is being written; what was saved, if anything was."""
+        """Wait until nothing is being written; what was saved, if anything was. CheckpointFailed on all workers or none."""
         pending, self.pending = self.pending, None
         return None if pending is None else pending.result()
 
@@ -146,24 +162,47 @@ class Saver:
     def _commit(
         self, written: Future, folder: str, step: int, documents: dict[str, bytes], began: float, blocked: float
     ) -> Saved:
-        size = 0
-        try:
-            written.result()
-            if self.is_first:
-                for name, content in documents.items():
-                    self.storage.write(f"{folder}/{name}", content)
-                sizes = self.storage.sizes(folder)
-                size = sum(sizes.values())
-                self.storage.write(f"{folder}/{COMMIT}", json.dumps(sizes).encode())
-                self._drop(folder)
-        except (Exception, CheckpointException) as error:  # the latter derives from BaseException
-            if self.is_first:
-                self.storage.remove(folder)  # half a checkpoint would only keep a full disk full
-            raise CheckpointFailed(
-                f"the checkpoint of step {step} could not be written to {self.storage.uri}: {_cause(error)}. The ones "
-                "before it are whole; make room or mend the storage, then continue with --resume"
-            ) from error
+        error = self._attempt(lambda: self._write_commit(written, folder, documents), everywhere=written.result)
+        if error is not None:
+            self._attempt(lambda: self.storage.remove(folder))  # half a checkpoint would only keep a full disk full
+        self._agree(step, error)
+        self._attempt(lambda: self._drop(folder))
+        size = sum(self.storage.sizes(folder).values()) if self.is_first else 0
         return Saved(step=step, blocked_seconds=blocked, seconds=time.monotonic() - began, bytes=size)
+
+    def _write_commit(self, written: Future, folder: str, documents: dict[str, bytes]) -> None:
+        for name, content in documents.items():
+            self.storage.write(f"{folder}/{name}", content)
+        sizes = self.storage.sizes(folder)
+        parts = {part.relative_path for part in written.result().storage_data.values()}
+        if missing := parts - sizes.keys():
+            raise FileNotFoundError(
+                f"{', '.join(sorted(missing))} of other workers is not there: do all see one folder?"
+            )
+        self.storage.write(f"{folder}/{COMMIT}", json.dumps(sizes).encode())
+
+    def _attempt(self, first: Callable[[], object], everywhere: Callable[[], object] = lambda: None) -> str | None:
+        """Do something on all workers and something on the first; what went wrong here, or None."""
+        try:
+            everywhere()
+            if self.is_first:
+                first()
+        except (Exception, CheckpointException) as error:  # the latter derives from BaseException
+            log.warning("checkpoints in %s: %s", self.storage.uri, _cause(error))
+            return _cause(error)
+        return None
+
+    def _agree(self, step: int, error: str | None) -> None:
+        """Raise CheckpointFailed on every worker where something went wrong on one."""
+        errors: list[str | None] = [error]
+        if self.group is not None:
+            errors = [None] * dist.get_world_size(self.group)
+            dist.all_gather_object(errors, error, group=self.group)
+        if why := next((error for error in errors if error is not None), None):
+            raise CheckpointFailed(
+                f"the checkpoint of step {step} could not be written to {self.storage.uri}: {why}. The ones "
+                "before it are whole; make room or mend the storage, then continue with --resume"
+            )
 
     def _drop(self, latest: str) -> None:
         """Remove the oldest checkpoints, and folders that saves before this one left half-written."""
@@ -191,37 +230,50 @@ def load_checkpoint(checkpoint: Checkpoint, tensors: dict[str, Any]) -> dict[str
     On any number of workers, whatever number wrote it: each reads the parts that it holds. ValueError where it is of
     another architecture, before anything has been overwritten.
     """
-    reader = checkpoint.storage.reader(checkpoint.folder)
-    _check_shapes(checkpoint, reader.read_metadata().state_dict_metadata, tensors)
-    try:
+    with _readable(checkpoint):
+        reader = checkpoint.storage.reader(checkpoint.folder)
+        _check_shapes(checkpoint, reader.read_metadata().state_dict_metadata, tensors)
         dcp.load(tensors, storage_reader=reader, no_dist=True)
-    except CheckpointException as error:
-        raise ValueError(
-            f"{checkpoint.path} cannot be read: {_cause(error)}; remove it to continue from the one before"
-        ) from error
-    return checkpoint.state
+        return checkpoint.state
 
 
-def export_model(checkpoint: Checkpoint, folder: Path) -> Path:
-    """A checkpoint's moving average as a model (safetensors and config.json) in `folder`, written once."""
-    if folder.exists():
-        return folder
-    document = checkpoint.config
-    model = build_model(document, device="meta").to_empty(device="cpu")
-    average = {name: value.float() for name, value in model.state_dict().items()}
-    dcp.load({"average": average}, storage_reader=checkpoint.storage.reader(checkpoint.folder), no_dist=True)
+def export_model(checkpoint: Checkpoint, parent: Path) -> Path:
+    """A checkpoint's moving average as a model (safetensors and config.json) in a folder of `parent`, written once.
+
+    The folder is named after the save, since a step may be saved again with other weights.
+    """
+    with _readable(checkpoint):
+        saved = hashlib.blake2b(checkpoint.storage.read(f"{checkpoint.folder}/.metadata"), digest_size=6).hexdigest()
+        folder = parent / f"{checkpoint.folder}-{saved}"
+        if folder.exists():
+            return folder
+        document = checkpoint.config
+        model = build_model(document, device="meta").to_empty(device="cpu")
+        average = {name: value.float() for name, value in model.state_dict().items()}
+        dcp.load({"average": average}, storage_reader=checkpoint.storage.reader(checkpoint.folder), no_dist=True)
     model.load_state_dict(average)
-    partial = folder.with_name(f".{folder.name}.partial")
+    partial = parent / f".{folder.name}.{os.getpid()}.partial"
     save_model(partial, model, **{name: value for name, value in document.items() if name not in ("class", "config")})
     partial.rename(folder)
     return folder
+
+
+@contextmanager
+def _readable(checkpoint: Checkpoint) -> Iterator[None]:
+    """A checkpoint that is damaged, or of a version that wrote them otherwise, is told as one sentence."""
+    try:
+        yield
+    except (OSError, RuntimeError, CheckpointException) as error:
+        raise ValueError(
+            f"{checkpoint.path} cannot be read: {_cause(error)}; remove it to continue from the one before"
+        ) from error
 
 
 def _is_whole(storage: Storage, folder: str) -> bool:
     """COMMIT is there and every file it names has its size: a copy that stopped half-way does not count."""
     try:
         promised = json.loads(storage.read(f"{folder}/{COMMIT}"))
-    except (OSError, json.JSONDecodeError):
+    except (FileNotFoundError, NotADirectoryError, json.JSONDecodeError):  # any other error is no answer
         return False
     found = storage.sizes(folder)
     return all(found.get(name) == size for name, size in promised.items())

@@ -183,9 +183,7 @@ def _train(run: Run, launch: Launch, progress: ShowProgress | None) -> Path:
         raise failure[0]
     final = run.out / "final"
     if not (final / "config.json").exists():
-        raise RunFailed(
-            f"the run was asked to stop; its checkpoints are in {run.out / 'checkpoints'}, --resume continues it"
-        )
+        raise RunFailed(f"the run was asked to stop; its checkpoints are in {run.storage.uri}, --resume continues it")
     return final
 
 
@@ -223,13 +221,15 @@ def _fit(out: Path, launch: Launch, failure: list[BaseException], ended: threadi
 def _trainer(out: Path, launch: Launch) -> Any:
     import ray
     from ray.train import FailureConfig, RunConfig, ScalingConfig
-    from ray.train.torch import TorchTrainer
+    from ray.train.torch import TorchConfig, TorchTrainer
 
     most = launch.most
     use_gpu = torch.cuda.is_available() or ray.cluster_resources().get("GPU", 0) >= most
     cpus = _cpus_per_gpu() if use_gpu else ray.cluster_resources().get("CPU", 1.0) / most
     return TorchTrainer(
         train_worker,
+        # Small messages between workers are Python objects in main memory; over NCCL they would go through the GPU.
+        torch_config=TorchConfig(backend="cpu:gloo,cuda:nccl" if use_gpu else "gloo"),
         train_loop_config={"out": str(out), "threads": max(1, int(cpus))},
         scaling_config=ScalingConfig(  # type: ignore[call-arg]  # Ray's stubs describe the older classes
             num_workers=launch.workers,  # type: ignore[arg-type]
@@ -266,15 +266,20 @@ def train_worker(config: dict[str, Any]) -> None:
     if device.type == "cuda":
         torch.cuda.set_device(device)  # FSDP2 uses the current one
     world = World(rank=context.get_world_rank(), size=context.get_world_size(), device=device)
-    failure = Path(config["out"]) / FAILURE_FILE
-    if failure.exists():
+    run = load_run(config["out"])
+    if (run.out / FAILURE_FILE).exists():
         return  # Ray starts again after any error; after this one that would be in vain
     try:
-        train_here(load_run(config["out"]), world, _leaving)
+        train_here(run, world, _leaving)
     except LASTING as error:
-        if world.is_first:
-            failure.write_text(f"{type(error).__name__}: {error}")
+        tell_failure(run.out, error)
         raise
+
+
+def tell_failure(out: Path, error: BaseException) -> None:
+    """Leave word that starting again would only end the same way; the first worker that says so is heard."""
+    with contextlib.suppress(FileExistsError), (out / FAILURE_FILE).open("x") as file:
+        file.write(f"{type(error).__name__}: {error}")
 
 
 def _leaving() -> Literal["save"] | None:
@@ -289,7 +294,7 @@ def train_here(run: Run, world: World, interruption: Interruption | None = None)
 
     Continues from the newest checkpoint, if there is one. True when finished, False when stopped on request.
     """
-    run.parallel.dp_replicate(world.size)  # raises where they do not divide
+    check_layout(run.recipe, run.parallel, world.size)
     world = replace(world, workers_per_share=run.parallel.workers_per_share)
     with run_lock(run.out, world):
         if run.kind == "tae":

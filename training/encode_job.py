@@ -30,6 +30,7 @@ from training.encode import (
     held_out_entries,
     planned_entries,
 )
+from training.prepare import check_text_encoders
 from training.recipes import VideoRecipe
 from training.runs import Run, finished_tae, local_folder, split_rows
 
@@ -120,6 +121,7 @@ def encode(
     if folder.exists() and any(not (entry.is_dir() and len(entry.name) == 2) for entry in folder.iterdir()):
         raise ValueError(f"{folder} holds other things than a cache; choose another --out")
     split_rows(open_snapshot(snapshot).kept_clips().to_pylist(), recipe, snapshot)
+    check_text_encoders(recipe)
     job = EncodeJob(
         tae=tae_folder, tae_sha256=weights_sha256(tae_folder), text_encoders=recipe.text_encoders, cache=folder
     )

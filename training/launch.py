@@ -3,7 +3,8 @@
     cinemill train tae ... --out OUT --prepare
     torchrun --nproc-per-node 4 --max-restarts 3 -m training.launch OUT
 
-A restart continues from the newest checkpoint, on any number of processes. SIGTERM saves a checkpoint and leaves.
+A restart continues from the newest checkpoint, on any number of processes. SIGTERM to a worker, or a file STOP in OUT,
+saves a checkpoint and leaves. An error that would come again is not tried again.
 """
 
 import argparse
@@ -15,11 +16,13 @@ from typing import Literal
 import torch
 import torch.distributed as dist
 
-from training.cluster import train_here
+from training.cluster import FAILURE_FILE, LASTING, tell_failure, train_here
 from training.runs import load_run
 from training.world import World
 
-STOPPED = 75  # exit code of a run that was asked to leave before its end: "try again later"
+STOPPED = (
+    75  # exit code of a run that was asked to leave before its end: "try again later". Under torchrun, which would: 0
+)
 
 
 def main() -> int:
@@ -29,8 +32,19 @@ def main() -> int:
     arguments = parser.parse_args()
     world = _join()
     signal.signal(signal.SIGTERM, lambda *_: asked.add("stop"))
+    run = load_run(arguments.out)
+    failure = run.out / FAILURE_FILE
+    if int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) and failure.exists():
+        print(failure.read_text(), file=sys.stderr)
+        return 1
+    failure.unlink(missing_ok=True)
     try:
-        return 0 if train_here(load_run(arguments.out), world, _asked) else STOPPED
+        finished = train_here(run, world, _asked)
+        return 0 if finished or "TORCHELASTIC_RUN_ID" in os.environ else STOPPED
+    except LASTING as error:
+        tell_failure(run.out, error)
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        return 1
     finally:
         if dist.is_initialized():
             dist.destroy_process_group()

@@ -1,6 +1,7 @@
 """One run, one folder, one job: a lock that ends with the process that holds it."""
 
 import fcntl
+import logging
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,17 +9,35 @@ from pathlib import Path
 
 from training.world import World
 
-WAIT_SECONDS = 30.0  # after a kill, the lost job's first worker may take a moment to be gone
+WAIT_SECONDS = 120.0  # a node that died may keep its lock on a network disk for a lease of 90 s
+log = logging.getLogger(__name__)
+
+
+class AnotherJob(RuntimeError):
+    """Somebody else trains in this folder."""
+
+
+def check_free(out: Path) -> None:
+    """ValueError where a job is training in this folder now."""
+    if not (out / "lock").exists():
+        return
+    with (out / "lock").open("a") as file:
+        if not _take(file.fileno()):
+            raise ValueError(f"another job is training in {out}; wait for it, or choose another --out")
 
 
 @contextmanager
 def run_lock(out: Path, world: World) -> Iterator[None]:
-    """Hold the folder on the first worker while the run goes on; ValueError on all of them where another job has it."""
+    """Hold the folder on the first worker while the run goes on; AnotherJob on all of them where it stays taken."""
     file = (out / "lock").open("a") if world.is_first else None
     try:
-        taken = True if file is None else _take(file.fileno())
+        until = time.monotonic() + WAIT_SECONDS
+        taken = file is None or _take(file.fileno())
+        while not taken and file is not None and time.monotonic() < until:
+            time.sleep(0.2)
+            taken = _take(file.fileno())
         if not all(world.gather(taken)):
-            raise ValueError(f"another job is training in {out}; wait for it, or choose another --out")
+            raise AnotherJob(f"another job is training in {out}; wait for it, or choose another --out")
         yield
     finally:
         if file is not None:
@@ -26,12 +45,10 @@ def run_lock(out: Path, world: World) -> Iterator[None]:
 
 
 def _take(number: int) -> bool:
-    until = time.monotonic() + WAIT_SECONDS
-    while True:
-        try:
-            fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return True
-        except OSError:
-            if time.monotonic() > until:
-                return False
-            time.sleep(0.2)
+    try:
+        fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):
+        return False
+    except OSError as error:  # a disk without locks
+        log.warning("the run's folder cannot be locked (%s): see to it that one job trains in it", error)
+    return True

@@ -19,7 +19,7 @@ from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 
 from models.weights import model_document
-from training.agreement import Agreement, Interruption
+from training.agreement import STOP_FILE, Agreement, Interruption
 from training.checkpoints import Checkpoint, Saved, Saver, load_checkpoint, training_tensors
 from training.data.groups import Group
 from training.data.plan import Sample, batch_hash
@@ -162,6 +162,7 @@ def run_loop(
     began, seen, agreement = time.monotonic(), training.step, Agreement(out, world, interruption)
     if validate and config.validate_every and not training.validations:
         _validate(training, validate, config, world, log)
+    draw = after_step or (lambda _: None)
     with closing(Saver(storage, is_first=world.is_first, keep=config.keep_checkpoints)) as saver:
         while training.step < config.steps:
             step = training.step
@@ -200,11 +201,12 @@ def run_loop(
             if leaving or agreed.save_failed:
                 note_checkpoint(saver.finish(), log)
             note_checkpoint(saver.poll(), log)
-            if after_step:
-                after_step(training.step)
+            with torch.autocast(world.device.type, dtype=torch.bfloat16, enabled=config.autocast):
+                draw(training.step)
             if agreed.stop:
+                if world.is_first:
+                    (out / STOP_FILE).unlink(missing_ok=True)  # obeyed; the next start is nobody's to stop
                 break
-    world.wait()  # for COMMIT, which the first worker writes
     return training.step == config.steps
 
 
@@ -320,7 +322,8 @@ def _blame(
 
 def _validate(training: Training, validate: Validate, config: LoopConfig, world: World, log: MetricsLog | None) -> None:
     """Measure, log, and lower the learning rate where the recipe's plateau says so."""
-    clips = validate_everywhere(validate, training.model, world)
+    with torch.autocast(world.device.type, dtype=torch.bfloat16, enabled=config.autocast):  # as it trains
+        clips = validate_everywhere(validate, training.model, world)
     if not clips:
         return
     values = summarised(clips, training.last_validation)

@@ -50,6 +50,11 @@ def _parsed(line: str | bytes) -> dict[str, Any] | None:
         return None
 
 
+def _position(line: dict[str, Any]) -> int:
+    """The step that a line tells of; 0 for lines of a run's course, which are true whatever was done again."""
+    return line.get("step", line["at_step"] if line["event"] in ("checkpoint", "not_finite") else 0)
+
+
 class MetricsTail:
     """What a run has written since it was last asked: for watching a long run without reading it all again."""
 
@@ -81,8 +86,8 @@ def read_metrics(out: str | Path, event: str | None = None) -> list[dict[str, An
         values = _parsed(line)
         if values is None:
             continue
-        if values["event"] == "resume":
-            lines = {key: kept for key, kept in lines.items() if kept.get("step", 0) <= values["at_step"]}
+        if values["event"] in ("start", "resume"):
+            lines = {key: kept for key, kept in lines.items() if _position(kept) <= values["at_step"]}
         key = (values["event"], values["step"]) if "step" in values else number
         lines.pop(key, None)
         lines[key] = values

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from curation.clips import open_snapshot
+from curation.clips.storage import normalise
 from models.autoencoders.image_vae import image_vae_weights, read_image_vae_config
 from models.autoencoders.tae import TAE
 from models.text.loading import text_encoder
@@ -19,11 +20,13 @@ from training.accelerators import ACCELERATORS
 from training.agreement import STOP_FILE
 from training.checkpoints import newest
 from training.costs import Layout
+from training.lock import check_free
 from training.parallel.mesh import ParallelConfig
 from training.planner import check_layout as check_fits
 from training.recipes import TAERecipe, VideoRecipe
 from training.runs import Kind, Run, find_model, finished_tae, local_folder, split_rows, state_bytes
 from training.stages import check_start
+from training.storage import LocalStorage
 
 # What makes it this run and no other.
 _IDENTITY = ("kind", "recipe_hash", "snapshot", "tae_sha256", "start_sha256", "image_vae_sha256", "checkpoints")
@@ -73,17 +76,18 @@ def prepare_run(
         tae_sha256=tae_sha256,
         start=start_folder,
         start_sha256=None if start_folder is None else weights_sha256(start_folder),
-        checkpoints=checkpoints,
+        checkpoints=None if checkpoints is None else normalise(checkpoints),
         image_vae_sha256=check_image_vae(recipe) if isinstance(recipe, TAERecipe) else None,
         cache=None if cache is None else local_folder(cache),
         parallel=parallel,
     )
     _check_folder(run, resume)
+    check_free(folder)
     if checkpoints:
         _claim(run)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / STOP_FILE).unlink(missing_ok=True)
-    (folder / "run.json").write_text(json.dumps(run.described(), indent=1) + "\n")
+    LocalStorage(folder).write("run.json", json.dumps(run.described(), indent=1).encode())
     return run
 
 
@@ -170,18 +174,19 @@ def _check_folder(run: Run, resume: bool) -> None:
 def _claim(run: Run) -> None:
     """Leave run.json where a run keeps its checkpoints elsewhere: proof that it may write there, and whose they are."""
     storage, name = run.storage, "run.json"
-    mine = json.dumps({"out": str(run.out), **run.described()}, indent=1).encode()
+    mine = {"out": str(run.out), **run.described()}
     try:
-        before = storage.read(name) if name in storage.sizes("") else mine
-        if before == mine:
-            storage.write(name, mine)
+        before = json.loads(storage.read(name)) if name in storage.sizes("") else mine
+        same = all(before.get(key) == mine[key] for key in ("out", *_IDENTITY))
+        if same:
+            storage.write(name, json.dumps(mine, indent=1).encode())
     except OSError as error:
         raise ValueError(
             f"--checkpoints {run.checkpoints} cannot be written: {error}. Look at the address and the credentials"
         ) from error
-    if before != mine:
+    if not same:
         raise ValueError(
-            f"{run.checkpoints} keeps the checkpoints of another run, {json.loads(before)['out']}; choose another place"
+            f"{run.checkpoints} keeps the checkpoints of another run, {before['out']}; choose another place"
         )
 
 

@@ -144,8 +144,7 @@ def find_model(path: str | Path, kind: Kind) -> Path:
     folder = local_folder(path)
     found = next((c for c in (folder, folder / "final") if (c / WEIGHTS).is_file()), None)
     if found is None and (checkpoint := _checkpoint_at(folder)):
-        run = folder if (folder / "run.json").is_file() else folder.parent.parent
-        found = export_model(checkpoint, run / "exported" / checkpoint.folder)
+        found = export_model(checkpoint, _run_of(checkpoint, folder) / "exported")
     if found is None:
         raise ValueError(
             f"{path} holds no trained model; pass the --out of `cinemill train {kind}`, or its final/ folder"
@@ -161,6 +160,14 @@ def _checkpoint_at(folder: Path) -> Checkpoint | None:
     if (folder / "run.json").is_file():
         return newest(load_run(folder).storage)
     return next((c for c in list_checkpoints(open_storage(folder.parent)) if c.folder == folder.name), None)
+
+
+def _run_of(checkpoint: Checkpoint, folder: Path) -> Path:
+    """The run's folder, where its autoencoder is: a checkpoint that is kept elsewhere says it beside itself."""
+    if (folder / "run.json").is_file():
+        return folder
+    beside = folder.parent / "run.json"
+    return Path(json.loads(beside.read_text())["out"]) if beside.is_file() else folder.parent.parent
 
 
 def finished_tae(path: str | Path) -> Path:

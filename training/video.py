@@ -2,7 +2,8 @@
 
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -16,7 +17,7 @@ from models.autoencoders.tae import TAE
 from models.video.transformer import TransformerConfig, VideoTransformer
 from models.weights import load_model, save_model, weights_sha256
 from training.agreement import Interruption
-from training.checkpoints import Checkpoint, newest
+from training.checkpoints import Checkpoint, agreed_newest
 from training.data.buckets import Bucket
 from training.data.cache import TensorCache
 from training.data.loader import Loader
@@ -48,30 +49,30 @@ NUM_SAMPLES = 4  # training captions that a finished run generates from, to comp
 def train_transformer(run: Run, world: World, interruption: Interruption | None = None) -> bool:
     """Fill run.out; True when finished, False when stopped on request. A run with checkpoints continues."""
     recipe = run.recipe
-    setup = set_up_transformer(run, world, newest(run.storage))
+    setup = set_up_transformer(run, world, agreed_newest(run.storage, world))
     plan, training, encode, store = setup.plan, setup.training, setup.encode, setup.store
     log = open_log(run, world, plan, setup.num_validation, training)
     setup.latents.failed.update(encode_rows(store, plan, world, log))
     trained = described(run, recipe.steps, tae_sha256=run.tae_sha256, text_encoders=encode.identities())
-    done = run_loop(
-        training,
-        KernelsTold(setup.objective, log),
-        setup.loader,
-        loop_config(recipe),
-        out=run.out,
-        storage=run.storage,
-        world=world,
-        num_rows=len(plan.bucket_of),
-        state={"plan_hash": plan.hash(), "recipe_hash": recipe_hash(recipe), "snapshot": run.snapshot},
-        extra={"trained": trained},
-        log=log,
-        validate=setup.validate,
-        work=setup.work,
-        interruption=interruption,
-        # Of a sharded model every worker takes part; all draw the same pictures, the first keeps them.
-        after_step=sample_grid(run, setup, world) if recipe.sample_every else None,
-    )
-    setup.loader.close()
+    with closing(setup.loader):
+        done = run_loop(
+            training,
+            KernelsTold(setup.objective, log),
+            setup.loader,
+            loop_config(recipe),
+            out=run.out,
+            storage=run.storage,
+            world=world,
+            num_rows=len(plan.bucket_of),
+            state={"plan_hash": plan.hash(), "recipe_hash": recipe_hash(recipe), "snapshot": run.snapshot},
+            extra={"trained": trained},
+            log=log,
+            validate=setup.validate,
+            work=setup.work,
+            interruption=interruption,
+            # Of a sharded model every worker takes part; all draw the same pictures, the first keeps them.
+            after_step=sample_grid(run, setup, world) if recipe.sample_every else None,
+        )
     weights = whole_tensors(training.average.values) if done else {}
     if done and world.is_first:
         assert run.tae_sha256 is not None
@@ -84,7 +85,6 @@ def train_transformer(run: Run, world: World, interruption: Interruption | None 
     if log:
         log.write("finished" if done else "stopped", at_step=training.step)
         log.close()
-    world.wait()
     return done
 
 
@@ -170,12 +170,15 @@ class TransformerWork:
     def __call__(self, samples: Sequence[Sample]) -> dict[str, float]:
         work = {"tokens": float(sum(sample.bucket.tokens for sample in samples))}
         if self.counts_flops:
-            work["flops"] = float(sum(self._flops(sample) for sample in samples))
+            work["flops"] = float(sum(self._flops(samples)))
         return work
 
-    def _flops(self, sample: Sample) -> int:
-        lengths = tuple(tokens.states.shape[1] for tokens in self.encode([sample.caption]))
-        return 3 * flops(self.model, sample.bucket.tokens, lengths)
+    def _flops(self, samples: Sequence[Sample]) -> Iterator[int]:
+        """Text lengths of the samples whose captions this worker has read; for others', those of the one before."""
+        lengths: tuple[int, ...] = (0,) * len(self.model.text_widths)
+        for sample in samples:
+            lengths = self.encode.lengths_at_hand(sample.caption) or lengths
+            yield 3 * flops(self.model, sample.bucket.tokens, lengths)
 
 
 def open_store(run: Run, world: World, cache: TensorCache) -> LatentStore:

@@ -20,7 +20,7 @@ from curation.clips.errors import WrongCall
 from training.accelerators import PRICE
 
 if TYPE_CHECKING:
-    from training.cluster import Progress
+    from training.cluster import Launch, Progress
     from training.runs import Kind
 
 os.environ.setdefault("GOMP_SPINCOUNT", "5000")  # before torch loads; see training.cluster.WORKER_ENVIRONMENT
@@ -115,7 +115,7 @@ def train_tae_command(
         launch = Launch(workers=parse_workers(workers), restarts=restarts, address=address)
     kept: dict[str, Any] = {"resume": resume, "checkpoints": checkpoints}
     if prepare:
-        return _prepare("tae", manifest, chosen, out, **kept)
+        return _prepare("tae", manifest, chosen, out, as_json, launch, **kept)
 
     def go(show: "Callable[[Progress], None]") -> Path:
         return train_tae(manifest, chosen, out, launch=launch, progress=show, **kept)
@@ -187,7 +187,7 @@ def train_video_command(
         launch = Launch(workers=parse_workers(workers), restarts=restarts, address=address, parallel=layout)
     kept: dict[str, Any] = {"tae": tae, "start": start, "cache": cache, "resume": resume, "checkpoints": checkpoints}
     if prepare:
-        return _prepare("video", manifest, chosen, out, parallel=layout, **kept)
+        return _prepare("video", manifest, chosen, out, as_json, launch, parallel=layout, **kept)
 
     def go(show: "Callable[[Progress], None]") -> Path:
         return train_video(manifest, chosen, out, launch=launch, progress=show, **kept)
@@ -519,13 +519,16 @@ class said_plainly(contextlib.AbstractContextManager):
             raise WrongCall(str(error)) from error
 
 
-def _prepare(kind: "Kind", manifest: str, recipe: Any, out: str, **kept: Any) -> None:
-    """Write the run's folder for another launcher than Ray Train."""
+def _prepare(kind: "Kind", manifest: str, recipe: Any, out: str, as_json: bool, launch: "Launch", **kept: Any) -> None:
+    """Write the run's folder for another launcher than Ray Train, which decides on workers itself."""
     from training.prepare import prepare_run
 
     with said_plainly():
         run = prepare_run(kind, manifest, recipe, out, **kept)
-    print(f"ready: torchrun --nproc-per-node DEVICES --max-restarts 3 -m training.launch {shlex.quote(str(run.out))}")
+    devices = launch.workers if launch.workers != 1 else "DEVICES"
+    words = f"torchrun --nproc-per-node {devices} --max-restarts {launch.restarts} -m training.launch"
+    command = f"{words} {shlex.quote(str(run.out))}"
+    print(json.dumps({"run": str(run.out), "command": command}) if as_json else f"ready: {command}")
 
 
 def _run(go: "Callable[[Callable[[Progress], None]], Path]", quiet: bool) -> Path:

@@ -27,7 +27,7 @@ from training.loop import Training
 from training.metrics import read_metrics
 from training.optim import OptimizerConfig
 from training.prepare import prepare_run
-from training.storage import Storage, open_storage
+from training.storage import LocalStorage, Storage, open_storage
 from training.world import World
 
 OPTIMIZER = OptimizerConfig(learning_rate=1e-2)
@@ -132,6 +132,48 @@ def test_its_moving_average_becomes_a_model(training, storage, tmp_path):
     model = load_model(export_model(newest(storage), tmp_path / "exported"))
 
     assert all(torch.equal(value, training.average.values[name]) for name, value in model.state_dict().items())
+
+
+def test_a_step_saved_again_is_exported_again(training, storage, tmp_path):
+    save(storage, 2, training)
+    first = export_model(newest(storage), tmp_path / "exported")
+    training.average.values = {name: value + 1 for name, value in training.average.values.items()}
+    save(storage, 2, training)
+    again = export_model(newest(storage), tmp_path / "exported")
+
+    assert first != again and export_model(newest(storage), tmp_path / "exported") == again
+    for name, value in load_model(again).state_dict().items():
+        assert torch.equal(value, training.average.values[name])
+
+
+def test_a_checkpoint_that_is_there_survives_an_error_while_old_ones_are_dropped(training, storage, monkeypatch):
+    save(storage, 2, training, keep=1)
+    whole = LocalStorage.remove
+
+    def refuses(self, folder):
+        if folder == "step-00000002":
+            raise OSError("the server is busy")
+        whole(self, folder)
+
+    monkeypatch.setattr(LocalStorage, "remove", refuses)
+    save(storage, 4, training, keep=1)
+    assert newest(storage).step == 4
+
+
+def test_an_unreadable_storage_is_no_empty_one(training, storage, monkeypatch):
+    save(storage, 2, training)
+    monkeypatch.setattr(LocalStorage, "read", lambda self, name: (_ for _ in ()).throw(OSError("503 slow down")))
+    with pytest.raises(OSError, match="503"):
+        newest(storage)
+
+
+def test_a_checkpoint_that_another_version_wrote_is_told_in_a_sentence(training, storage, tmp_path, tae_recipe):
+    folder = tmp_path / "checkpoints" / "step-00000003"
+    folder.mkdir(parents=True)
+    (folder / "model.safetensors").write_bytes(b"weights")
+    (folder / "COMMIT").write_text('{"model.safetensors": 7}')
+    with pytest.raises(ValueError, match=r"step-00000003 cannot be read: .*remove it to continue"):
+        Training.start(TAE(tae_recipe.model), OPTIMIZER, newest(storage))
 
 
 def test_a_checkpoint_of_another_architecture_is_refused_and_changes_nothing(training, storage, tae_recipe):
@@ -245,6 +287,23 @@ def test_a_place_that_cannot_be_written_is_told_before_any_work(s3, small_snapsh
     with pytest.raises(ValueError, match=r"--checkpoints s3://lake/run cannot be written: .*Look at the address"):
         prepare_run("tae", small_snapshot, tae_recipe, tmp_path / "run", checkpoints=f"{s3}/run")
     assert not (tmp_path / "run").exists()
+
+
+def test_a_run_may_change_its_layout_and_its_cache_where_its_checkpoints_are(
+    small_snapshot, tae_recipe, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    first = prepare_run("tae", small_snapshot, tae_recipe, tmp_path / "run", checkpoints="kept")
+    again = prepare_run(
+        "tae",
+        small_snapshot,
+        tae_recipe,
+        tmp_path / "run",
+        resume=True,
+        checkpoints=str(tmp_path / "kept"),
+        cache="shared",
+    )
+    assert first.checkpoints == again.checkpoints == str(tmp_path / "kept")
 
 
 def test_two_runs_cannot_share_one_place_for_checkpoints(s3, small_snapshot, tae_recipe, tmp_path):

@@ -20,6 +20,7 @@ import yaml
 from training.checkpoints import newest
 from training.cluster import train_here, train_tae
 from training.generate import generate
+from training.lock import AnotherJob
 from training.metrics import read_metrics
 from training.parallel.mesh import ParallelConfig
 from training.prepare import prepare_run
@@ -104,10 +105,11 @@ def test_a_worker_killed_at_any_step_of_torchrun_resumes_to_the_last_bit(small_s
 def test_sigterm_saves_leaves_and_is_continued(small_snapshot, recipe, straight, tmp_path):
     out = tmp_path / "run"
     prepare_run("tae", small_snapshot, replace(recipe, checkpoint_every=1000), out)
-    process = torchrun(out, 1)
+    process = torchrun(out, 1, "--max-restarts=3")
     os.kill(wait_for(out, at_step(3), process), signal.SIGTERM)
     process.communicate(timeout=300)
 
+    assert process.returncode == 0 and read_metrics(out, "resume") == [], "left, and not started again"
     stopped = read_metrics(out, "stopped")[0]["at_step"]
     assert [line["at_step"] for line in read_metrics(out, "checkpoint")] == [stopped]
     assert torchrun(out, 1).wait(timeout=300) == 0
@@ -136,7 +138,7 @@ def test_a_sharded_transformer_is_killed_and_continued_in_other_layouts(small_sn
     """Sharded data parallel on 4, context and tensor parallel on 4, two copies of two shards, and one alone."""
     tae = tmp_path / "tae"
     assert train_here(prepare_run("tae", small_snapshot, replace(recipe, steps=4), tae), World())
-    whole = replace(video_recipe, steps=STEPS, checkpoint_every=4, sample_every=8)
+    whole = replace(video_recipe, steps=STEPS, checkpoint_every=4, sample_every=8, validate_every=8)
     alone, out = tmp_path / "alone", tmp_path / "run"
     prepare_run("video", small_snapshot, whole, alone, tae=tae)
     assert torchrun(alone, 1).wait(timeout=300) == 0
@@ -155,6 +157,32 @@ def test_a_sharded_transformer_is_killed_and_continued_in_other_layouts(small_sn
     )
     assert generate(out, "a film called bee", tmp_path / "clip.mp4", steps=2).path.stat().st_size > 0
     assert len(list((out / "grid").rglob("*.png"))) == len(list((alone / "grid").rglob("*.png"))) > 0
+
+
+@pytest.mark.slow
+def test_a_sharded_transformer_in_bfloat16_validates_and_draws_too(small_snapshot, video_recipe, recipe, tmp_path):
+    tae = tmp_path / "tae"
+    assert train_here(prepare_run("tae", small_snapshot, replace(recipe, steps=4), tae), World())
+    narrow = replace(video_recipe, autocast=True, validate_every=2, sample_every=3)
+    prepare_run("video", small_snapshot, narrow, tmp_path / "run", tae=tae, parallel=ParallelConfig(dp_shard=2))
+    process = torchrun(tmp_path / "run", 2)
+    said, _ = process.communicate(timeout=300)
+
+    assert process.returncode == 0, said.decode()[-3000:]
+    assert len(read_metrics(tmp_path / "run", "validation")) == 4
+    assert len(list((tmp_path / "run" / "grid").rglob("*.png"))) == 6
+
+
+@pytest.mark.slow
+def test_torchrun_is_told_once_too(small_snapshot, recipe, tmp_path):
+    wild = replace(recipe, optimizer=replace(recipe.optimizer, learning_rate=1e30, warmup_steps=0, clip_norm=1e30))
+    prepare_run("tae", small_snapshot, wild, tmp_path / "run")
+    process = torchrun(tmp_path / "run", 1, "--max-restarts=2")
+    said, _ = process.communicate(timeout=300)
+
+    assert process.returncode == 1
+    assert len(read_metrics(tmp_path / "run", "not_finite")) == 1
+    assert b"is no finite number, on clips" in said
 
 
 @pytest.mark.slow
@@ -193,6 +221,8 @@ def test_a_folder_belongs_to_one_job(small_snapshot, recipe, tmp_path, monkeypat
     os.kill(pid := wait_for(out, at_step(1), process), signal.SIGSTOP)
     try:
         with pytest.raises(ValueError, match="another job is training in"):
+            prepare_run("tae", small_snapshot, recipe, out, resume=True)
+        with pytest.raises(AnotherJob, match="another job is training in"):
             train_here(run, World())
     finally:
         os.kill(pid, signal.SIGKILL)

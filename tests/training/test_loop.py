@@ -105,7 +105,6 @@ def run(out: Path, steps_of=CONFIG, fetch=fetch, until=None, plan=None):
 def test_a_resumed_run_has_the_losses_of_a_straight_one_to_the_last_bit(tmp_path):
     straight, whole = run(tmp_path / "straight")
     stopped, _ = run(tmp_path / "stopped", until=4)
-    (tmp_path / "stopped" / STOP_FILE).unlink()
     resumed, parts = run(tmp_path / "stopped")
 
     assert (straight, stopped, resumed) == (True, False, True)
@@ -122,7 +121,6 @@ def test_a_run_killed_between_checkpoints_repeats_the_lost_steps_exactly(tmp_pat
 
     out = tmp_path / "killed"
     run(out, until=4)  # checkpoints at 3 and, because asked to stop, at 5
-    (out / STOP_FILE).unlink()
     (out / "checkpoints" / "step-00000005" / "COMMIT").unlink()  # as a kill would leave it
     _, training = run(out)
 

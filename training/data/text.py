@@ -37,6 +37,11 @@ class CaptionEncoder:
             {"name": e.name, "sha256": e.sha256, "max_tokens": e.max_tokens, "width": e.width} for e in self.encoders
         ]
 
+    def lengths_at_hand(self, text: str) -> tuple[int, ...] | None:
+        """Tokens of each encoder's states of a string, None where it is not in memory."""
+        known = [self.known.get((number, text)) for number in range(len(self.encoders))]
+        return tuple(tokens.states.shape[1] for tokens in known if tokens is not None) if None not in known else None
+
     def _one(self, number: int, text: str) -> TextTokens:
         tokens = self.known.get((number, text))
         if tokens is None:
@@ -57,7 +62,7 @@ class CaptionEncoder:
         key = self._key(encoder, text)
         entry = self.cache.get(key)
         if entry is None:
-            states = encoder.encode([text]).states[0]
+            states = encoder.encode([text]).states[0].cpu()
             self.cache.put(key, {"states": states})
             entry = {"states": states}
         states = entry["states"][None].float()
