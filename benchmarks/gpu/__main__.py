@@ -9,6 +9,7 @@ of its own with a share of the time. Exit code 1: a check failed or a section br
 """
 
 import argparse
+import contextlib
 import importlib
 import json
 import os
@@ -120,10 +121,8 @@ def supervise(name: str, seconds: float, arguments: argparse.Namespace, out: Pat
 
 def _kill_group(process: subprocess.Popen[bytes]) -> None:
     """The section and whatever it has started."""
-    try:
+    with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
     process.wait()
 
 

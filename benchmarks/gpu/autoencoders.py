@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from benchmarks.gpu.report import Report
 from benchmarks.gpu.timing import Timing
@@ -115,7 +115,7 @@ def methods(report: Report, variant: Variant) -> tuple[Method, Method]:
             tae = TAE(report.sizes.tae)
         tae = tae.to(report.device, TYPE).eval().requires_grad_(False)
         if variant.channels_last:
-            tae = tae.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            to_channels_last(tae)
         if variant.tiled:
             return lambda video: encode_tiled(tae, video), lambda latents: decode_tiled(tae, latents, variant.frames)
         return tae.encode, tae.decode
@@ -125,7 +125,15 @@ def methods(report: Report, variant: Variant) -> tuple[Method, Method]:
         theirs: Any = getattr(diffusers, NEIGHBOURS[variant.name])(**report.sizes.neighbours.get(variant.name, {}))
     theirs = theirs.to(report.device, TYPE).eval().requires_grad_(False)
     if variant.channels_last:
-        theirs = theirs.to(memory_format=torch.channels_last_3d)
+        to_channels_last(theirs)
     if variant.tiled:
         theirs.enable_tiling()
     return lambda video: theirs.encode(video).latent_dist.mode(), lambda latents: theirs.decode(latents).sample
+
+
+def to_channels_last(network: nn.Module) -> None:
+    """Kernels over rows and columns, and over frames too, with their channels last in memory."""
+    formats = {4: torch.channels_last, 5: torch.channels_last_3d}
+    for parameter in network.parameters():
+        if parameter.ndim in formats:
+            parameter.data = parameter.data.contiguous(memory_format=formats[parameter.ndim])

@@ -1,16 +1,16 @@
 """What the device can do at best: copies, matrix products, and each attention kernel, at the shapes of a 30B block."""
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
 
 from benchmarks.gpu.report import Report
+from benchmarks.gpu.timing import Timing
 from models.attention import BACKENDS, FLEX, attend, use_backend
 
 # The math kernel writes all weights out: at 8,192 tokens 48 heads x 8,192^2 are 13 GB in float32, several times.
 MATH_TOKENS = 2048
 TYPE = torch.bfloat16
+KERNEL_SECONDS, FLEX_SECONDS = 5.0, 20.0  # that are left before one more is begun
 
 
 def run(report: Report) -> None:
@@ -21,14 +21,19 @@ def run(report: Report) -> None:
     products += [(n, *kn) for n in (clip.tokens for clip in report.sizes.clips) for kn in ((d, d), (d, f), (f, d))]
     for m, k, n in products:
         report.attempt(f"product {m} x {k} x {n}", lambda m=m, k=k, n=n: product(report, m, k, n))
-    names = (*BACKENDS, FLEX)
-    for clip in report.sizes.clips:
-        for masked in (False, True):
-            for name in (name for name in names if not (name == "math" and clip.tokens > MATH_TOKENS)):
-                attention(report, name, clip.tokens, report.sizes.all_text, masked=masked)
-    for tokens in report.sizes.attention_tokens:
-        for name in (name for name in names if not (name == "math" and tokens > MATH_TOKENS)):
-            attention(report, name, tokens, tokens, masked=False)
+    for names in (tuple(BACKENDS), (FLEX,)):  # flex compiles for half a minute, so it comes last
+        for clip in report.sizes.clips:
+            for masked in (False, True):
+                for name in fitting(names, clip.tokens):
+                    attention(report, name, clip.tokens, report.sizes.all_text, masked=masked)
+        for tokens in report.sizes.attention_tokens:
+            for name in fitting(names, tokens):
+                attention(report, name, tokens, tokens, masked=False)
+
+
+def fitting(names: tuple[str, ...], tokens: int) -> list[str]:
+    """Kernels that so many tokens do not drive out of memory."""
+    return [name for name in names if not (name == "math" and tokens > MATH_TOKENS)]
 
 
 def copy(report: Report) -> None:
@@ -46,21 +51,42 @@ def product(report: Report, m: int, k: int, n: int) -> None:
     a, b = (torch.randn(*shape, dtype=TYPE, device=report.device) for shape in ((m, k), (n, k)))
     timing = report.time(lambda: torch.mm(a, b.T))
     report.row(
-        "matrix products, bfloat16", m=m, k=k, n=n, ms=timing.seconds * 1e3, TFLOP_s=2 * m * k * n / timing.seconds / 1e12
+        "matrix products, bfloat16",
+        m=m,
+        k=k,
+        n=n,
+        ms=timing.seconds * 1e3,
+        TFLOP_s=2 * m * k * n / timing.seconds / 1e12,
     )
 
 
 def attention(report: Report, name: str, queries: int, keys: int, *, masked: bool) -> None:
     """A kernel forward, and forward with backward; FLOPs as kernels count: backward is 2.5 times forward."""
     kind = "self-attention" if queries == keys else "cross-attention, masked" if masked else "cross-attention"
-    for backward in (False, True):
-        what = f"{kind} {queries} x {keys}, {name}, {'both ways' if backward else 'forward'}"
-        report.attempt(what, lambda b=backward: _attention(report, kind, name, queries, keys, masked, b), needs=5.0 if report.device.type == "cuda" else 0.0)  # fmt: skip
+    what = f"{kind} {queries} x {keys}, {name}"
+    needs = 0.0 if report.device.type == "cpu" else FLEX_SECONDS if name == FLEX else KERNEL_SECONDS
+    forward = report.attempt(what, lambda: timed(report, name, queries, keys, masked, backward=False), needs=needs)
+    if forward is None:
+        return
+    both = report.attempt(
+        f"{what}, backward", lambda: timed(report, name, queries, keys, masked, backward=True), needs=needs
+    )
+    flops = 4 * queries * keys * report.sizes.transformer.width / 1e12
+    report.row(
+        kind,
+        tokens=queries,
+        keys=keys,
+        kernel=name,
+        forward_ms=forward.seconds * 1e3,
+        forward_TFLOP_s=flops / forward.seconds,
+        both_ms=None if both is None else both.seconds * 1e3,
+        both_TFLOP_s=None if both is None else 3.5 * flops / both.seconds,
+        both_gib=None if both is None else both.gib,
+    )
 
 
-def _attention(
-    report: Report, kind: str, name: str, queries: int, keys: int, masked: bool, backward: bool
-) -> None:
+def timed(report: Report, name: str, queries: int, keys: int, masked: bool, *, backward: bool) -> Timing:
+    """One kernel on random queries, keys and values, a third of the keys masked out where `masked`."""
     heads, width = report.sizes.transformer.heads, report.sizes.transformer.width
 
     def draw(tokens: int) -> Tensor:  # [1, N, L, K], laid out as a block's projections leave it
@@ -76,21 +102,5 @@ def _attention(
         if backward:
             torch.autograd.grad(y, (q, k, v), gradient)
 
-    with use_backend(name):
-        timing = report.time(_without_gradient(call) if not backward else call)
-    flops = 4 * queries * keys * width * (3.5 if backward else 1)
-    report.row(
-        kind,
-        tokens=queries,
-        keys=keys,
-        kernel=name,
-        passes="both" if backward else "forward",
-        ms=timing.seconds * 1e3,
-        TFLOP_s=flops / timing.seconds / 1e12,
-        gib=timing.gib,
-        repetitions=timing.repetitions,
-    )
-
-
-def _without_gradient(call: Callable[[], None]) -> Callable[[], None]:
-    return torch.no_grad()(call)
+    with use_backend(name), torch.set_grad_enabled(backward):
+        return report.time(call)

@@ -51,7 +51,9 @@ def run(report: Report) -> None:
     )
     for recompute in ("none", "save-attention"):
         report.check(
-            f"block, compiled against eager, recompute {recompute}", lambda r=recompute: compiled(report, r), BLOCK_LIMIT
+            f"block, compiled against eager, recompute {recompute}",
+            lambda r=recompute: compiled(report, r),
+            BLOCK_LIMIT,
         )
 
 

@@ -9,6 +9,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -27,13 +28,11 @@ from training.world import World
 
 STEPS, EVERY, HELD_AT = 14, 4, 10  # in all; between checkpoints; where the run waits to be killed, two past one
 LIMIT = 1e-6  # of a loss, relative; 0 is to the last bit
-START_SECONDS = 120.0  # that a process may take to start and do its steps
+START_SECONDS = 60.0  # that a process may take to start and do its steps
 
 
 def run(report: Report) -> None:
     """Alone, killed, resumed."""
-    import tempfile
-
     with tempfile.TemporaryDirectory(prefix="cinemill-gpu-") as place:
         alone, broken = Path(place) / "alone", Path(place) / "broken"
         report.check("losses after a kill and a resume, relative", lambda: recovered(report, alone, broken), LIMIT)

@@ -21,7 +21,9 @@ class Sizes:
     attention_tokens: tuple[int, ...]
     tae: TAEConfig
     neighbours: dict[str, dict[str, object]]  # changes to the configs of other autoencoders
-    videos: tuple[tuple[int, int], ...]  # (frames, side in pixels) of the autoencoders; other libraries take a frame more
+    videos: tuple[
+        tuple[int, int], ...
+    ]  # (frames, side in pixels) of the autoencoders; other libraries take a frame more
     learner: TransformerConfig  # trains in the correctness and recovery sections
     learner_clip: Bucket
     seconds: float  # of repetitions of one measurement

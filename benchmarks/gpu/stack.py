@@ -18,8 +18,8 @@ from training.parallel.mesh import ParallelConfig
 from training.throughput import peak_flops
 from training.world import World
 
-WARM_STEPS = 2
-FEWEST_STEPS, MOST_STEPS = 3, 10
+WARM_STEPS = 2  # one of them makes the optimizer's state; of blocks that are not compiled that one is enough
+FEWEST_STEPS, MOST_STEPS = 2, 10
 TIME_SHARE = 6.0  # of steps: how many times longer than one measurement
 COMPILE_SECONDS = 30.0
 TOLERANCE = 0.1  # of the planner
@@ -84,11 +84,15 @@ def steps(report: Report, clip: Bucket, recompute: Recompute, compiled: bool) ->
     for block in model.blocks if compiled else ():
         block.compile(fullgraph=True, backend=report.compiler)  # as parallelize does, which takes no back end
     training, loop = start(model, WARM_STEPS + MOST_STEPS, autocast=True)
-    batches, loss = RandomBatches(model=config, clip=clip, device=device), objective(config, report.sizes.text_tokens, device)
+    batches, loss = (
+        RandomBatches(model=config, clip=clip, device=device),
+        objective(config, report.sizes.text_tokens, device),
+    )
     spent: list[float] = []
-    while len(spent) < WARM_STEPS + MOST_STEPS:
+    warm = WARM_STEPS if compiled else 1
+    while len(spent) < warm + MOST_STEPS:
         step = len(spent)
-        if step == WARM_STEPS and device.type == "cuda":
+        if step == warm and device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
         groups = batches.step(step)
         synchronize(device)
@@ -96,11 +100,11 @@ def steps(report: Report, clip: Bucket, recompute: Recompute, compiled: bool) ->
         train_step(training, loss, groups, loop, step, world)
         synchronize(device)
         spent.append(time.perf_counter() - began)
-        done = spent[WARM_STEPS:]
+        done = spent[warm:]
         if len(done) >= FEWEST_STEPS and sum(done) > TIME_SHARE * report.sizes.seconds:
             break
     peak = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
-    return statistics.median(spent[WARM_STEPS:]), peak
+    return statistics.median(done), peak
 
 
 def accelerator(device: torch.device) -> Accelerator:

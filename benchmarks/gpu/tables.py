@@ -14,7 +14,9 @@ def failures(sections: list[Section]) -> list[str]:
 
 def render(sections: list[Section]) -> str:
     """Everything, tables in the order they were begun."""
-    parts = []
+    lines = [line for section in sections for line in section["lines"]]
+    machine = next((line for line in lines if line["kind"] == "machine"), {})
+    parts = [", ".join(f"{name} {value}" for name, value in machine.items() if name != "kind")]
     for section in sections:
         parts.append(f"== {section['name']}: {section['status']} in {section['seconds']:.0f} s ==")
         if section["error"]:
@@ -25,11 +27,11 @@ def render(sections: list[Section]) -> str:
                 tables.setdefault(line["table"], []).append(line["columns"])
         for name, rows in tables.items():
             parts.append(f"{name}\n{_table(rows)}")
-        missing = [line for line in section["lines"] if line["kind"] == "missing"]
-        if missing:
-            rows = [{"not measured": line["what"], "why": line["why"]} for line in missing]
-            parts.append(_table(rows))
-    lines = [line for section in sections for line in section["lines"]]
+        missing: dict[str, list[str]] = {}
+        for line in section["lines"]:
+            if line["kind"] == "missing":
+                missing.setdefault(line["why"], []).append(line["what"])
+        parts += [f"not measured ({why}):\n  " + "\n  ".join(what) for why, what in missing.items()]
     checks = [{
         "check": line["what"],
         "difference": _difference(line),

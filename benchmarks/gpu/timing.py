@@ -5,6 +5,7 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 
@@ -62,7 +63,7 @@ def _queued(call: Callable[[], object], count: int, device: torch.device) -> lis
             call()
             mark.record()
     torch.cuda.synchronize(device)
-    return [before.elapsed_time(after) / 1000 for before, after in zip(marks, marks[1:], strict=False)]
+    return [before.elapsed_time(after) / 1000 for before, after in pairwise(marks)]
 
 
 def synchronize(device: torch.device) -> None:
