@@ -80,6 +80,13 @@ def test_what_is_hidden_is_hidden(bare):
     assert done.stdout.strip() == "[False, False, False, True]", done.stderr
 
 
+def test_every_section_imports_there(bare):
+    code = "import importlib, sys; from benchmarks.gpu.__main__ import SECTIONS\nfor s in SECTIONS: importlib.import_module(f'benchmarks.gpu.{s}').run"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=bare, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.slow
 def test_ceilings(bare, tmp_path):
     found = section(bare, tmp_path, "ceilings")
     tables = rows(found)
@@ -109,6 +116,7 @@ def test_autoencoders(bare, tmp_path):
     assert kinds(found, "target")[0]["value"] is None
 
 
+@pytest.mark.slow
 def test_correctness(bare, tmp_path):
     found = section(bare, tmp_path, "correctness")
     checks = {line["what"]: line for line in kinds(found, "check")}
@@ -120,13 +128,16 @@ def test_correctness(bare, tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_recovery(bare, tmp_path):
     """Three processes of our loop: one left alone, one killed, one resumed."""
     (row,) = rows(section(bare, tmp_path, "recovery"))["kill"]
-    assert (row["killed_after"], row["resumed_from"], row["steps_compared"]) == (10, 8, 6)
+    assert row["killed_after"] == 10 and row["steps_compared"] == 14 - row["resumed_from"]
+    assert row["resumed_from"] in (4, 8), "8 where its save had ended before the kill"
     assert row["to_the_last_bit"] == "yes"
 
 
+@pytest.mark.slow
 def test_stack(bare, tmp_path):
     found = section(bare, tmp_path, "stack")
     table, targets = rows(found)["training"], kinds(found, "target")
