@@ -15,7 +15,7 @@ def failures(sections: list[Section]) -> list[str]:
 def render(sections: list[Section]) -> str:
     """Everything, tables in the order they were begun."""
     lines = [line for section in sections for line in section["lines"]]
-    machine = next((line for line in lines if line["kind"] == "machine"), {})
+    machine: dict[str, Any] = next((line for line in lines if line["kind"] == "machine"), {})
     parts = [", ".join(f"{name} {value}" for name, value in machine.items() if name != "kind")]
     for section in sections:
         parts.append(f"== {section['name']}: {section['status']} in {section['seconds']:.0f} s ==")
