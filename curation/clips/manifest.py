@@ -92,7 +92,12 @@ class Lake:
     def _catalog(self) -> SqlCatalog:
         warehouse = join(self.uri, "tables")
         catalog = SqlCatalog(
-            NAMESPACE, uri=self.catalog_uri, warehouse=f"file://{warehouse}" if is_local(self.uri) else warehouse
+            NAMESPACE,
+            **{
+                "uri": self.catalog_uri,
+                "warehouse": f"file://{warehouse}" if is_local(self.uri) else warehouse,
+                "py-io-impl": "curation.clips.lake_files.LakeFiles",
+            },
         )
         catalog.create_namespace_if_not_exists(NAMESPACE)
         return catalog
