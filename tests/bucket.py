@@ -1,6 +1,5 @@
 """A real S3 server on loopback, from a package: SeaweedFS."""
 
-import os
 import shutil
 import socket
 import subprocess
@@ -22,7 +21,13 @@ def weed() -> str | None:
     return str(beside) if beside.exists() else shutil.which("weed")
 
 
-OPTIONS = ("master.port", "volume.port", "filer.port", "s3.port", *(f"{part}.port.grpc" for part in ("master", "volume", "filer", "s3")))
+OPTIONS = (
+    "master.port",
+    "volume.port",
+    "filer.port",
+    "s3.port",
+    *(f"{part}.port.grpc" for part in ("master", "volume", "filer", "s3")),
+)
 
 
 class S3Server:

@@ -68,6 +68,14 @@ def write_bytes(uri: str, data: bytes) -> None:
     os.replace(partial, path)
 
 
+def copy(source: str, target: str) -> None:
+    """Copy a file within one store; an object store copies it itself."""
+    system, path = filesystem(target)
+    if is_local(target):
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+    system.copy_file(filesystem(source)[1], path)
+
+
 def sha256(uri: str) -> tuple[str, int]:
     """SHA-256 (hex, whole) and size in bytes of what lies at `uri`. A missing file raises `UnreadableVideo`."""
     system, path = filesystem(uri)

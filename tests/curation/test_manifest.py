@@ -92,7 +92,7 @@ def test_every_column_is_documented(demo_snapshot: str) -> None:
 
 @pytest.mark.parametrize(
     ("name", "words"),
-    [("{lake}#nothing", "no data set 'nothing'"), ("{lake}#demo@99", "no snapshot 99"), ("{lake}#demo@x", "is not a number"),
+    [("{lake}#nothing", "no data set 'nothing'"), ("{lake}#demo@99", "no snapshot 99"), ("{lake}#demo@x", "no tag 'x'"),
      ("{lake}/nowhere", "is not a lake"), ("nowhere", "is not a lake")],
 )  # fmt: skip
 def test_an_unknown_snapshot_says_what_there_is(name: str, words: str, demo_lake: Path) -> None:
