@@ -95,6 +95,7 @@ class CommitLog:
             with self.engine.begin() as connection:
                 connection.execute(_commits.insert().values(row))
         except sa.exc.OperationalError:
+            self.engine.dispose()  # the failed connection may still see its own row, which nobody else ever will
             found = self.commits(row["dataset"])[-1:]
             if found == last or {k: getattr(found[0], k) for k in row if k != "created_at"} != {
                 k: v for k, v in row.items() if k != "created_at"

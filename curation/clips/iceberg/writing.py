@@ -2,8 +2,10 @@
 
 import time
 from collections.abc import Callable, Sequence
+from typing import cast
 
 import sqlalchemy.exc
+from pyiceberg.catalog.sql import SqlCatalog
 from pyiceberg.exceptions import CommitFailedException
 from pyiceberg.table import Table
 
@@ -38,8 +40,8 @@ def commit_once(
     """
     properties = {RUN: run, BATCHES: ",".join(batches)}
     for attempt in range(ATTEMPTS):
+        table = load()
         try:
-            table = load()
             if set(batches) <= batches_of(table, run):
                 return attempt > 0
             write(table, properties)
@@ -47,5 +49,7 @@ def commit_once(
         except (CommitFailedException, sqlalchemy.exc.OperationalError):
             if attempt == ATTEMPTS - 1:
                 raise
+            # a connection whose commit failed may still see its own change, which nobody else ever will
+            cast(SqlCatalog, table.catalog).engine.dispose()
             time.sleep(PAUSE * 2**attempt)
     raise AssertionError("unreachable")
