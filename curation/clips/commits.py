@@ -117,7 +117,7 @@ class CommitLog:
         """Raises `WrongCall` for a name that is taken or no name: a tag never moves."""
         if not TAG_NAME.fullmatch(name):
             raise WrongCall(f"tag {name!r}: a letter, then letters, digits, dot, dash and underscore, at most 64")
-        row = {"dataset": commit.dataset, "name": name, "number": commit.number, "created_at": now()}
+        row: dict[str, Any] = {"dataset": commit.dataset, "name": name, "number": commit.number, "created_at": now()}
         try:
             with self.engine.begin() as connection:
                 connection.execute(_tags.insert().values(row))
