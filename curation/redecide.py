@@ -1,11 +1,14 @@
 """Deciding again from what a snapshot holds: no pixels, no Ray. Reproduction compares, a takedown commits the result."""
 
+import tempfile
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from curation.caption.template import Template, camera_motion
 from curation.clips import Lake, Snapshot
@@ -45,6 +48,24 @@ def redecide(snapshot: Snapshot, without: Collection[str] = ()) -> list[Row]:
         own = of_video.get(video["video_id"], [])
         video_rows.append(decide_video(video, own, None if original == video["uri"] else original, recipe))
     return [*video_rows, *clip_rows]
+
+
+def measure_again(snapshot: Snapshot, address: str | None = None) -> list[Row]:
+    """Decisions of the snapshot's recipe after its footage was read and measured again, in a lake that is thrown away.
+
+    Footage that was taken down since, or lies there no more, is quarantined as missing. address: a running Ray.
+    """
+    from curation.pipeline import curate  # it imports this module
+
+    recipe = parse_recipe(snapshot.commit.recipe, f"the recipe of {snapshot.name}")
+    rows = [r for r in snapshot.table("decisions").to_pylist() if r["kind"] == "video"]
+    rows.sort(key=lambda row: (row["fate"] == "duplicate", row["uri"]))  # who entered first had no earlier copy
+    with tempfile.TemporaryDirectory(prefix="cinemill-reproduce-") as folder:
+        listed = Path(folder, "footage.parquet")
+        pq.write_table(pa.table({"uri": [row["uri"] for row in rows]}), listed)
+        commit = curate([str(listed)], recipe, str(Path(folder, "lake")), snapshot.dataset, address)
+        again: list[Row] = Lake(str(Path(folder, "lake"))).snapshot(commit.dataset).table("decisions").to_pylist()
+    return again
 
 
 @dataclass(frozen=True, kw_only=True)
