@@ -1,12 +1,11 @@
 """Exports that others load, questions to rows, and the commands on a lake, on the demo's snapshot."""
 
-import csv
-import io
 import json
 import shutil
 import tarfile
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 
 from api.cli import main
@@ -58,11 +57,18 @@ def test_a_video_folder_names_its_files(cut: Snapshot, tmp_path: Path) -> None:
     kept = cut.kept_clips().to_pylist()
     assert sum(told["clips"].values()) == len(kept)
     for split in told["clips"]:
-        rows = list(csv.DictReader(io.StringIO((tmp_path / "out" / split / "metadata.csv").read_text())))
+        rows = pq.read_table(tmp_path / "out" / split / "metadata.parquet").to_pylist()
         assert {row["clip_id"] for row in rows} == {row["clip_id"] for row in kept if row["split"] == split}
-        assert all((tmp_path / "out" / split / row["file_name"]).stat().st_size == int(row["bytes"]) for row in rows)
+        assert all((tmp_path / "out" / split / row["file_name"]).stat().st_size == row["bytes"] for row in rows)
+
+
+def test_datasets_loads_the_video_folder_by_path(cut: Snapshot, tmp_path: Path) -> None:
     datasets = pytest.importorskip("datasets", reason="NOT TESTED HERE: Hugging Face datasets is not installed")
+    export_video_folder(cut, str(tmp_path / "out"))
+    kept = cut.kept_clips().to_pylist()
     loaded = datasets.load_dataset("videofolder", data_dir=str(tmp_path / "out"), split="train")
+    loaded = loaded.cast_column("video", datasets.Video(decode=False))
+    assert all(Path(row["path"]).is_file() for row in loaded["video"])
     assert set(loaded["caption"]) == {row["caption"] for row in kept if row["split"] == "train"}
 
 

@@ -1,5 +1,6 @@
 """Lakes and snapshots: exact files, readers without us, unknown names, and one writer at a time."""
 
+import importlib.util
 import json
 import multiprocessing
 import re
@@ -62,6 +63,9 @@ def test_pandas_duckdb_and_ray_read_a_snapshot_by_the_documented_lines(
     readers = {
         name: next(block for block in blocks if f"import {name}" in block) for name in ("pandas", "duckdb", "ray")
     }
+    readers["datasets"] = next(block for block in blocks if "import datasets" in block)
+    if importlib.util.find_spec("datasets") is None:
+        readers.pop("datasets")  # Hugging Face's is no dependency; the two tests of test_exports.py say when it is missing
     for name, block in readers.items():
         assert len([line for line in block.splitlines() if line.strip()]) == 3, f"{name} takes three lines"
         scope = {"files": printed_files}
