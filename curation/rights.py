@@ -72,8 +72,9 @@ def _listed(source: str) -> tuple[list[dict[str, Any]], list[str]]:
     rows = [{k: None if v is None else str(v) for k, v in row.items()} for row in table.to_pylist()]
     for row in rows:
         row.setdefault("source_id", row.get("source"))
-        if row.get("uri"):
-            row["uri"] = normalise(row["uri"])
+        uri = row.get("uri")
+        if uri:
+            row["uri"] = normalise(uri)
     keys = [key for key in KEYS if key in table.column_names]
     if not keys:
         raise WrongCall(f"the list {source} knows no video: it needs a column {', '.join(KEYS)}")

@@ -21,17 +21,14 @@ from curation.clips.schema import TABLES
 from curation.ledger import LadderStep
 
 manifest_app = typer.Typer(help="Look into a lake: its data sets, snapshots, files and ledgers.", no_args_is_help=True)
-for name, command in {
-    "tag": lake.tag_command,
-    "reproduce": lake.reproduce_command,
-    "takedown": lake.takedown_command,
-    "rights": lake.rights_command,
-    "compact": lake.compact_command,
-    "expire": lake.expire_command,
-    "sweep": lake.sweep_command,
-    "export-clips": lake.export_clips_command,
-}.items():
-    manifest_app.command(name)(command)
+manifest_app.command("tag")(lake.tag_command)
+manifest_app.command("reproduce")(lake.reproduce_command)
+manifest_app.command("takedown")(lake.takedown_command)
+manifest_app.command("rights")(lake.rights_command)
+manifest_app.command("compact")(lake.compact_command)
+manifest_app.command("expire")(lake.expire_command)
+manifest_app.command("sweep")(lake.sweep_command)
+manifest_app.command("export-clips")(lake.export_clips_command)
 
 
 @manifest_app.command("list")

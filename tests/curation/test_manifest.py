@@ -65,7 +65,7 @@ def test_pandas_duckdb_and_ray_read_a_snapshot_by_the_documented_lines(
     }
     readers["datasets"] = next(block for block in blocks if "import datasets" in block)
     if importlib.util.find_spec("datasets") is None:
-        readers.pop("datasets")  # Hugging Face's is no dependency; the two tests of test_exports.py say when it is missing
+        readers.pop("datasets")  # no dependency of ours; test_exports.py says aloud that it is missing
     for name, block in readers.items():
         assert len([line for line in block.splitlines() if line.strip()]) == 3, f"{name} takes three lines"
         scope = {"files": printed_files}
