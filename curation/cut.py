@@ -51,7 +51,7 @@ def cut_clips(snapshot: Snapshot, way: Way, address: str | None = None, progress
     require_one_way(lake, way)
     with lake.committer():
         clips = snapshot.kept_clips().to_pylist()
-        rows = {clip_id: row for clip_id, row in _cut_before(lake).items() if row["error"] is None}
+        rows = {clip_id: row for clip_id, row in cut_before(lake).items() if row["error"] is None}
         damaged = {r["video_id"] for r in snapshot.table("videos", ["video_id", "damaged"]).to_pylist() if r["damaged"]}
         jobs = _jobs(lake.uri, [c for c in clips if c["clip_id"] not in rows], way, damaged)
         counts = {"cut": 0, "failed": 0}
@@ -184,7 +184,7 @@ def _indices(lake: Lake) -> dict[str, pa.Table]:
     return {name: _read(join(folder, name)) for name in files_below(folder) if name.endswith(".parquet")}
 
 
-def _cut_before(lake: Lake) -> dict[str, dict[str, Any]]:
+def cut_before(lake: Lake) -> dict[str, dict[str, Any]]:
     """Rows of all indices whose file lies there in its full length, by clip_id."""
     sizes = {f"clips/{name}": size for name, size in files_below(join(lake.uri, "clips")).items()}
     rows = [row for table in _indices(lake).values() for row in table.to_pylist() if row["uri"] is not None]

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from curation.clips.manifest import Snapshot
+from curation.clips.snapshot import Snapshot
 from curation.decide import EARLY_RUNGS
 from curation.measure import claimed_seconds
 from curation.recipes import parse_recipe

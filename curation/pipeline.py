@@ -7,7 +7,7 @@ is new, what the recipe decides over everything measured, what is said of the cl
 import hashlib
 import importlib.metadata
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,10 +15,9 @@ import numpy as np
 import pyarrow as pa
 
 from curation import ledger, workers
-from curation.caption.template import Template, camera_motion
 from curation.clips import Commit, Lake, WrongCall
 from curation.clips.manifest import DATASET_NAME
-from curation.clips.schema import CAPTIONS, DECISIONS, EMBEDDINGS, VIDEOS, arrow_schema
+from curation.clips.schema import DECISIONS, EMBEDDINGS, RIGHTS, VIDEOS, arrow_schema
 from curation.clips.storage import join, remove_folder, require_writable
 from curation.clips.strip import STRIP_VERSION
 from curation.content.embedding import EMBEDDER
@@ -28,14 +27,16 @@ from curation.ladder import ask_container, stored_verdict
 from curation.measure import ShotFrames, Video, audited, facts_of_row, measurement_key
 from curation.order import cheapest_first
 from curation.recipes import Recipe
-from curation.shard import ShardJob, clips_schema, cut_shards, read_staged, shard_name
+from curation.redecide import append_captions
+from curation.shard import ShardJob, clips_schema, cut_shards, read_staged, shard_name, staged
 from curation.shots.detectors import require
 from curation.sources.footage import Footage, find_footage
 
-SHARDS_PER_APPEND = 64  # embeddings of about 4,000 videos, 5 MB a thousand clips, are in memory at once
 LADDER_ABOVE = 1_000  # videos; below, measuring everything costs less than wondering later
 CODE_VERSION = importlib.metadata.version("cinemill")
-FACTS = {column.name for column in VIDEOS} - {"uri"}
+FACTS = (
+    {column.name for column in VIDEOS} - {"uri"} - {column.name for column in RIGHTS}
+)  # of the bytes, at whatever URI
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -195,13 +196,23 @@ class _Run:
 
     def _identify(self) -> None:
         """Identity of every video of the call, then the data set's videos of earlier runs, which stay in it."""
-        columns = {footage.uri: footage.columns for footage in self.plan.footage}
+        gone = self.lake.log.taken_down()
+        columns = {
+            footage.uri: footage.columns
+            for footage in self.plan.footage
+            if footage.uri not in gone and footage.columns.get("source_id") not in gone
+        }
         self._say("identify", 0, len(columns))
         found = {}
         for item in workers.identify(list(columns)):
             found[item["uri"]] = item
             self._say("identify", len(found), len(columns))
-        known = {(row["uri"], row["video_id"]): row for row in self.lake.head("videos").to_pylist()}
+        columns = {uri: own for uri, own in columns.items() if (found[uri]["sha256"] or "")[:32] not in gone}
+        known = {
+            (row["uri"], row["video_id"]): row
+            for row in self.lake.head("videos").to_pylist()
+            if not {row["uri"], row["video_id"], row.get("source_id")} & gone.keys()
+        }
         self.in_lake = set(known)
         self.measured: dict[str, dict[str, Any]] = {}  # by bytes; the row that knows most
         for (_, video_id), row in known.items():
@@ -211,6 +222,7 @@ class _Run:
             "decisions", ["dataset", "kind", "uri", "video_id"], where=("dataset", [self.plan.dataset])
         ).to_pylist()
         self.decided_before = {(row["uri"], row["video_id"]) for row in before if row["kind"] == "video"}
+        self.decided_before &= known.keys()
         for key in sorted(self.decided_before):
             self.rows[key] = known[key]
         for uri in columns:  # in the order of the sources, so that the first of two copies is the original
@@ -350,6 +362,7 @@ class _Run:
     def _decide(self, clips: list[dict[str, Any]], embeddings: dict[str, np.ndarray]) -> list[dict[str, Any]]:
         """Rules, copies and balance over everything measured; then the fate of each video from its clips'."""
         self._say("decide", 0, len(clips))
+        clips.sort(key=lambda clip: clip["clip_id"])  # clusters depend on the order, which is not the shards' to say
         placed = [clip | {"uri": self.originals[clip["video_id"]]} for clip in clips]
         clip_rows = decide_clips(placed, embeddings, self.recipe)
         of_video: dict[str, list[dict[str, Any]]] = {}
@@ -378,46 +391,36 @@ class _Run:
         rows = [row | facts[row["video_id"]] for row in rows]
         self.lake.replace("videos", "video_id", _table(rows, _with_passed_through(rows)))
 
-    def _captions(self, clips: list[dict[str, Any]], decisions: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        captioner = Template()
-        kept = {row["clip_id"] for row in decisions if row["kind"] == "clip" and row["fate"] == "kept"}
-        name = f"{captioner.name}/{captioner.version}"
-        return [
-            {
-                "clip_id": c["clip_id"],
-                "captioner": name,
-                "caption": captioner.caption(c),
-                "camera_motion": camera_motion(c),
-            }
-            for c in clips
-            if c["clip_id"] in kept
-        ]
+    def _add_embeddings(self, shards: Sequence[str]) -> None:
+        """The files that workers staged, as they are; of shards that hold vectors of earlier runs only the new rows."""
+        embedded = {
+            (r["clip_id"], r["embedder"]) for r in self.lake.head("embeddings", ["clip_id", "embedder"]).to_pylist()
+        }
+        whole, rows = {}, []
+        for name in shards:
+            ids = read_staged(self.lake.uri, name, "embeddings", ["clip_id", "embedder"]).to_pylist()
+            new = {(r["clip_id"], r["embedder"]) for r in ids} - embedded
+            if len(new) == len(ids) > 0:
+                whole[name] = staged(self.lake.uri, name, "embeddings")
+            elif new:
+                table = read_staged(self.lake.uri, name, "embeddings")
+                rows += [r for r in table.to_pylist() if (r["clip_id"], r["embedder"]) in new]
+            embedded |= new
+        self.lake.register("embeddings", self._measured_by(), whole, arrow_schema(EMBEDDINGS))
+        self.lake.append("embeddings", _table(rows, arrow_schema(EMBEDDINGS)))
 
     def _commit(self, shards: list[str], clips: list[dict[str, Any]], decisions: list[dict[str, Any]]) -> Commit:
         """Write what is new, the data set's decisions as a whole, and, last of all, the row that makes it a snapshot."""
         self._say("commit", 0, 1)
         # embeddings before clips before videos: what a killed run left is then measured again, or whole
-        embedded = {
-            (r["clip_id"], r["embedder"]) for r in self.lake.head("embeddings", ["clip_id", "embedder"]).to_pylist()
-        }
-        for some in _slices(shards, SHARDS_PER_APPEND):
-            tables = [read_staged(self.lake.uri, name, "embeddings") for name in some]
-            rows = [r for t in tables for r in t.to_pylist() if (r["clip_id"], r["embedder"]) not in embedded]
-            self.lake.append("embeddings", _table(rows, arrow_schema(EMBEDDINGS)))
+        self._add_embeddings(shards)
         columns = ["clip_id", "signal_versions", "skipped_signals", "shot_seconds", "shot_rank", "detector"]
         known = {row["clip_id"]: row for row in self.lake.head("clips", columns).to_pylist()}
         fresh = [c for c in clips if {name: c[name] for name in columns} != known.get(c["clip_id"])]
         self.lake.replace("clips", "clip_id", _table([c for c in fresh if c["clip_id"] in known], clips_schema()))
         self.lake.append("clips", _table([c for c in fresh if c["clip_id"] not in known], clips_schema()))
         self._write_videos()
-        captions = self._captions(clips, decisions)
-        captioned = {
-            (r["clip_id"], r["captioner"]) for r in self.lake.head("captions", ["clip_id", "captioner"]).to_pylist()
-        }
-        self.lake.append(
-            "captions",
-            _table([c for c in captions if (c["clip_id"], c["captioner"]) not in captioned], arrow_schema(CAPTIONS)),
-        )
+        append_captions(self.lake, clips, decisions)
         decisions = [row | {"dataset": self.plan.dataset} for row in decisions]
         self.lake.replace("decisions", "dataset", _table(decisions, arrow_schema(DECISIONS)))
         counts = ledger.counts_of(decisions)
@@ -449,9 +452,3 @@ def _with_passed_through(rows: Sequence[dict[str, Any]]) -> pa.Schema:
             if name not in FACTS and name != "uri" and value is not None:
                 extra.setdefault(name, pa.scalar(value).type)
     return arrow_schema(VIDEOS, extra)
-
-
-def _slices(items: Sequence[str], size: int) -> Iterator[Sequence[str]]:
-    """Slices of at most `size`; one empty slice for no items, so that the table is made even then."""
-    for start in range(0, max(1, len(items)), size):
-        yield items[start : start + size]

@@ -69,9 +69,9 @@ def staged(lake_uri: str, name: str, table: str) -> str:
     return join(lake_uri, "staging", name, f"{table}.parquet")
 
 
-def read_staged(lake_uri: str, name: str, table: str) -> pa.Table:
+def read_staged(lake_uri: str, name: str, table: str, columns: Sequence[str] | None = None) -> pa.Table:
     system, path = filesystem(staged(lake_uri, name, table))
-    return pq.read_table(path, filesystem=system)
+    return pq.read_table(path, filesystem=system, columns=columns)
 
 
 def run_shard(videos: Sequence[Video], job: ShardJob, prison: Prison) -> dict[str, Any]:
@@ -129,9 +129,8 @@ def _stage(name: str, measured: Sequence[Measurement], job: ShardJob) -> None:
             m.video["strip_uri"] = strip_uri
     videos_schema = arrow_schema(VIDEOS, {"known": pa.bool_()})
     _write(staged(job.lake_uri, name, "clips"), [c for m in measured for c in m.clips], clips_schema())
-    _write(
-        staged(job.lake_uri, name, "embeddings"), [e for m in measured for e in m.embeddings], arrow_schema(EMBEDDINGS)
-    )
+    embeddings = sorted((e for m in measured for e in m.embeddings), key=lambda row: row["clip_id"])
+    _write(staged(job.lake_uri, name, "embeddings"), embeddings, arrow_schema(EMBEDDINGS))
     _write(staged(job.lake_uri, name, "videos"), [m.video for m in measured], videos_schema)
 
 

@@ -1,6 +1,5 @@
 """A real S3 server on loopback, from a package: SeaweedFS."""
 
-import os
 import shutil
 import socket
 import subprocess
@@ -22,36 +21,59 @@ def weed() -> str | None:
     return str(beside) if beside.exists() else shutil.which("weed")
 
 
+OPTIONS = (
+    "master.port",
+    "volume.port",
+    "filer.port",
+    "s3.port",
+    *(f"{part}.port.grpc" for part in ("master", "volume", "filer", "s3")),
+)
+
+
+class S3Server:
+    """A server that can be killed and started again on its own data and ports."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self.ports = dict(zip(OPTIONS, _free_ports(len(OPTIONS)), strict=True))
+        self.environment = {
+            "AWS_ACCESS_KEY_ID": "tests",
+            "AWS_SECRET_ACCESS_KEY": "not a secret",
+            "AWS_ENDPOINT_URL": f"http://127.0.0.1:{self.ports['s3.port']}",
+            "AWS_REGION": "us-east-1",
+            "AWS_DEFAULT_REGION": "us-east-1",
+            "AWS_EC2_METADATA_DISABLED": "true",
+        }
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "identities.json").write_text(IDENTITIES)
+
+    def start(self) -> None:
+        program = weed()
+        assert program is not None
+        command = [
+            program, "server", f"-dir={self.folder}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-filer", "-s3",
+            f"-s3.config={self.folder / 'identities.json'}", "-master.volumeSizeLimitMB=64", "-volume.max=20",
+            "-s3.port.iceberg=0", "-s3.port.lance=0",  # else two servers on one machine meet on 8181 and 9101
+            *(f"-{option}={port}" for option, port in self.ports.items()),
+        ]  # fmt: skip
+        with (self.folder / "log").open("wb") as log:
+            self.process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
+        _wait_until_up(self.environment, self.folder / "log")
+
+    def kill(self) -> None:
+        self.process.kill()  # asked politely it takes 25 s, and its data are thrown away
+        self.process.wait()
+
+
 @contextmanager
 def s3_server(folder: Path) -> Iterator[dict[str, str]]:
     """The environment by which the standard credential chain finds a server with an empty bucket named "lake"."""
-    program = weed()
-    assert program is not None
-    ports = [_free_port() for _ in range(4)]
-    environment = {
-        "AWS_ACCESS_KEY_ID": "tests",
-        "AWS_SECRET_ACCESS_KEY": "not a secret",
-        "AWS_ENDPOINT_URL": f"http://127.0.0.1:{ports[3]}",
-        "AWS_REGION": "us-east-1",
-        "AWS_DEFAULT_REGION": "us-east-1",
-        "AWS_EC2_METADATA_DISABLED": "true",
-    }
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "identities.json").write_text(IDENTITIES)
-    options = ("master.port", "volume.port", "filer.port", "s3.port")
-    command = [
-        program, "server", f"-dir={folder}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-filer", "-s3",
-        f"-s3.config={folder / 'identities.json'}", "-master.volumeSizeLimitMB=64", "-volume.max=20",
-        *(f"-{option}={port}" for option, port in zip(options, ports, strict=True)),
-    ]  # fmt: skip
-    with (folder / "log").open("wb") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
+    server = S3Server(folder)
     try:
-        _wait_until_up(environment, folder / "log")
-        yield environment
+        server.start()
+        yield server.environment
     finally:
-        process.kill()  # asked politely it takes 25 s, and its data are thrown away
-        process.wait()
+        server.kill()
 
 
 def _wait_until_up(environment: dict[str, str], log: Path) -> None:
@@ -75,20 +97,11 @@ def _wait_until_up(environment: dict[str, str], log: Path) -> None:
             time.sleep(0.3)
 
 
-def _free_port() -> int:
-    """A free port whose gRPC twin, 10,000 above, is free too."""
-    for port in range(20000 + os.getpid() % 20000, 50000, 7):
-        if port in _given:
-            continue
-        with socket.socket() as one, socket.socket() as twin:
-            try:
-                one.bind(("127.0.0.1", port))
-                twin.bind(("127.0.0.1", port + 10000))
-            except OSError:
-                continue
-        _given.add(port)
-        return port
-    raise OSError("no free port")
-
-
-_given: set[int] = set()
+def _free_ports(count: int) -> list[int]:
+    probes = [socket.socket() for _ in range(count)]
+    for probe in probes:
+        probe.bind(("127.0.0.1", 0))
+    ports = [int(probe.getsockname()[1]) for probe in probes]
+    for probe in probes:
+        probe.close()
+    return ports

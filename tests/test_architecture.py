@@ -21,7 +21,7 @@ ONLY_IN = {  # a heavy library has one door
     "ray": ["curation.workers", "training.cluster", "training.encode_job", "api.jobs"],
     "av": ["curation.clips.frames", "curation.clips.cutting"],  # one reads pictures, one cuts files
     "pyarrow.fs": ["curation.clips.storage", "curation.sources.footage"],
-    "pyiceberg": ["curation.clips.manifest", "curation.clips.relocate"],
+    "pyiceberg": ["curation.clips.manifest", "curation.clips.relocate", "curation.clips.iceberg"],
     "fastapi": ["api"],
     "faiss": ["curation.content"],
     "rapidocr": ["models.content.reading"],

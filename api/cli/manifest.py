@@ -12,27 +12,29 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from api.cli import lake
 from api.cli.curation import Catalog, Json, Out
-from curation.clips import Lake, Snapshot
-from curation.clips.errors import UnknownSnapshot, WrongCall
+from api.cli.options import Dataset, Which, open_lake
+from curation.clips import Snapshot
+from curation.clips.errors import WrongCall
 from curation.clips.schema import TABLES
 from curation.ledger import LadderStep
 
 manifest_app = typer.Typer(help="Look into a lake: its data sets, snapshots, files and ledgers.", no_args_is_help=True)
-Dataset = Annotated[str | None, typer.Option(help="The data set, if the lake holds several.", metavar="NAME")]
-Number = Annotated[int | None, typer.Option(help="The snapshot's number; the newest by default.", metavar="N")]
-
-
-def _lake(out: str, catalog: str | None) -> Lake:
-    if not Lake.exists(out):
-        raise UnknownSnapshot(f"{out} is not a lake: no catalog there; `cinemill curate ... --out {out}` makes one")
-    return Lake(out, catalog)
+manifest_app.command("tag")(lake.tag_command)
+manifest_app.command("reproduce")(lake.reproduce_command)
+manifest_app.command("takedown")(lake.takedown_command)
+manifest_app.command("rights")(lake.rights_command)
+manifest_app.command("compact")(lake.compact_command)
+manifest_app.command("expire")(lake.expire_command)
+manifest_app.command("sweep")(lake.sweep_command)
+manifest_app.command("export-clips")(lake.export_clips_command)
 
 
 @manifest_app.command("list")
 def list_command(out: Out = "lake", catalog: Catalog = None, as_json: Json = False) -> None:
     """Every snapshot of every data set."""
-    commits = _lake(out, catalog).commits()
+    commits = open_lake(out, catalog).commits()
     if as_json:
         print(json.dumps([{"number": c.number, "dataset": c.dataset, "created_at": c.created_at.isoformat(), "recipe_hash": c.recipe_hash,
                            "code_version": c.code_version, "counts": c.counts} for c in commits]))  # fmt: skip
@@ -48,12 +50,12 @@ def list_command(out: Out = "lake", catalog: Catalog = None, as_json: Json = Fal
 
 @manifest_app.command("show")
 def show_command(
-    out: Out = "lake", dataset: Dataset = None, snapshot: Number = None, catalog: Catalog = None, as_json: Json = False
+    out: Out = "lake", dataset: Dataset = None, snapshot: Which = None, catalog: Catalog = None, as_json: Json = False
 ) -> None:
     """The funnel of a snapshot: what each rule took, in recipe order, and why videos left."""
     from curation.ledger import counts, funnel, ladder
 
-    chosen = _lake(out, catalog).snapshot(dataset, snapshot)
+    chosen = open_lake(out, catalog).snapshot(dataset, snapshot)
     steps, tally, rungs = funnel(chosen), counts(chosen), ladder(chosen)
     if as_json:
         print(
@@ -108,24 +110,24 @@ def ladder_table(rungs: Sequence[LadderStep]) -> Table:
 
 @manifest_app.command("files")
 def files_command(
-    out: Out = "lake", dataset: Dataset = None, snapshot: Number = None, catalog: Catalog = None,
+    out: Out = "lake", dataset: Dataset = None, snapshot: Which = None, catalog: Catalog = None,
     table: Annotated[str, typer.Option(help=f"One of {', '.join(TABLES)}.")] = "clips", as_json: Json = False,
 ) -> None:  # fmt: skip
     """Exactly the Parquet files of a snapshot: what pandas, DuckDB, Spark or Ray Data read."""
-    chosen = _lake(out, catalog).snapshot(dataset, snapshot)
+    chosen = open_lake(out, catalog).snapshot(dataset, snapshot)
     files = chosen.files(table)
     print(json.dumps({"snapshot": chosen.name, "table": table, "files": files}) if as_json else "\n".join(files))
 
 
 @manifest_app.command("diff")
 def diff_command(
-    before: Annotated[int, typer.Argument(help="Number of the older snapshot.")],
-    after: Annotated[int, typer.Argument(help="Number of the newer snapshot.")],
+    before: Annotated[str, typer.Argument(help="Number or tag of the older snapshot.")],
+    after: Annotated[str, typer.Argument(help="Number or tag of the newer snapshot.")],
     out: Out = "lake", dataset: Dataset = None, catalog: Catalog = None, as_json: Json = False,
 ) -> None:  # fmt: skip
     """Which kept clips two snapshots do not share, and by which rule they left."""
-    lake = _lake(out, catalog)
-    old, new = lake.snapshot(dataset, before), lake.snapshot(dataset, after)
+    here = open_lake(out, catalog)
+    old, new = (here.snapshot(dataset, int(which) if which.isdigit() else which) for which in (before, after))
     old_rows, new_rows = _clip_fates(old), _clip_fates(new)
     added = [
         c for c, (fate, _) in new_rows.items() if fate == "kept" and old_rows.get(c, ("absent", None))[0] != "kept"
@@ -152,7 +154,7 @@ def _clip_fates(snapshot: Snapshot) -> dict[str, tuple[str, str | None]]:
 def export_command(
     file: Annotated[Path, typer.Argument(help="Where to write: .parquet or .csv.")],
     table: Annotated[str, typer.Option(help="ledger, videos or clips.")] = "ledger",
-    out: Out = "lake", dataset: Dataset = None, snapshot: Number = None, catalog: Catalog = None,
+    out: Out = "lake", dataset: Dataset = None, snapshot: Which = None, catalog: Catalog = None,
 ) -> None:  # fmt: skip
     """One table of a snapshot as one file; the ledger says what became of every video and clip."""
     if file.suffix not in (".parquet", ".csv"):
@@ -161,7 +163,7 @@ def export_command(
         raise WrongCall(f"unknown table {table!r}; export knows ledger, videos and clips")
     if not file.absolute().parent.is_dir():
         raise WrongCall(f"no folder {file.absolute().parent} to write {file.name} into")
-    rows = _lake(out, catalog).snapshot(dataset, snapshot).table(table)
+    rows = open_lake(out, catalog).snapshot(dataset, snapshot).table(table)
     if file.suffix == ".csv":
         lists = [i for i, column in enumerate(rows.schema) if str(column.type).startswith("list")]
         for i in lists:  # CSV has no lists

@@ -24,6 +24,14 @@ def _columns(writer: str, *rows: tuple[str, pa.DataType, str, str]) -> tuple[Col
 
 _S, _I, _F, _B = pa.string(), pa.int64(), pa.float64(), pa.bool_()
 
+RIGHTS = _columns(
+    "list",
+    ("source_id", _S, "", "whose footage it is, in the words of the list it came by; what a takedown may name"),
+    ("licence", _S, "", "under which it may be used"),
+    ("source_terms", _S, "", "terms of the place it came from, beyond the licence"),
+    ("attribution", _S, "", "whom to credit, as they ask for it"),
+)
+
 VIDEOS = (
     *_columns(
         "pipeline",
@@ -82,6 +90,7 @@ VIDEOS = (
         ("error", _S, "", "why the video is quarantined, a sentence; null if it is not"),
         ("attempts", _I, "", "how often reading it was tried"),
     ),
+    *RIGHTS,
 )
 
 CLIPS = _columns(

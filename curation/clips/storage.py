@@ -6,6 +6,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow.fs as pafs
@@ -34,7 +35,7 @@ def join(uri: str, *parts: str) -> str:
 
 
 def filesystem(uri: str) -> tuple[pafs.FileSystem, str]:
-    """The file system of `uri` and the path on it. Unknown schemes raise `WrongCall`."""
+    """The file system of `uri` (a file:// one, too) and the path on it. Unknown schemes raise `WrongCall`."""
     if is_local(uri):
         return pafs.LocalFileSystem(), str(local_path(uri))
     try:
@@ -68,6 +69,14 @@ def write_bytes(uri: str, data: bytes) -> None:
     os.replace(partial, path)
 
 
+def copy(source: str, target: str) -> None:
+    """Copy a file within one store; an object store copies it itself."""
+    system, path = filesystem(target)
+    if is_local(target):
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+    system.copy_file(filesystem(source)[1], path)
+
+
 def sha256(uri: str) -> tuple[str, int]:
     """SHA-256 (hex, whole) and size in bytes of what lies at `uri`. A missing file raises `UnreadableVideo`."""
     system, path = filesystem(uri)
@@ -96,11 +105,33 @@ def local_copy(uri: str) -> Iterator[str]:
         yield target
 
 
-def files_below(uri: str) -> dict[str, int]:
-    """Every file in a folder and below: path inside the folder -> size in bytes. Empty where there is no such folder."""
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """A file as its store describes it. modified: seconds since 1970."""
+
+    bytes: int
+    modified: float
+
+
+def found_below(uri: str) -> dict[str, Found]:
+    """Every file in a folder and below, by path inside the folder. Empty where there is no such folder."""
     system, path = filesystem(uri)
     found = system.get_file_info(pafs.FileSelector(path, allow_not_found=True, recursive=True))
-    return {info.path[len(path) :].lstrip("/"): info.size for info in found if info.type == pafs.FileType.File}
+    return {
+        info.path[len(path) :].lstrip("/"): Found(bytes=info.size, modified=info.mtime_ns / 1e9)
+        for info in found
+        if info.type == pafs.FileType.File
+    }
+
+
+def files_below(uri: str) -> dict[str, int]:
+    """Path inside the folder -> size in bytes, of every file in it and below."""
+    return {path: found.bytes for path, found in found_below(uri).items()}
+
+
+def remove_file(uri: str) -> None:
+    system, path = filesystem(uri)
+    system.delete_file(path)
 
 
 def remove_folder(uri: str) -> None:

@@ -12,7 +12,7 @@ import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
 from curation.clips.errors import WrongCall
-from curation.clips.schema import TABLES
+from curation.clips.schema import RIGHTS, TABLES
 from curation.clips.storage import filesystem, is_local, local_path, normalise
 
 VIDEO_EXTENSIONS = frozenset(
@@ -127,7 +127,8 @@ def _listed(source: str) -> list[Footage]:
         raise WrongCall(f"cannot read the list {source}: {error}") from error
     if "uri" not in table.column_names:
         raise WrongCall(f"the list {source} has no column uri; it has {', '.join(table.column_names)}")
-    ours = {column.name for column in TABLES["videos"]} & (set(table.column_names) - {"uri"})
+    rights = {column.name for column in RIGHTS}
+    ours = ({column.name for column in TABLES["videos"]} - rights) & (set(table.column_names) - {"uri"})
     if ours:
         raise WrongCall(f"the list {source} has a column {sorted(ours)[0]!r}, which Cinemill writes itself; rename it")
     base = local_path(source).parent if is_local(source) else None
@@ -138,6 +139,9 @@ def _listed(source: str) -> list[Footage]:
             raise WrongCall(f"the list {source} has a row without a uri")
         if base is not None and is_local(uri) and not Path(uri.removeprefix("file://")).is_absolute():
             uri = str(base / uri)  # relative to the list, so that a folder with its list can move
-        columns = {k: v if v is None or isinstance(v, bool | int | float) else str(v) for k, v in row.items()}
+        columns = {
+            k: v if v is None or (isinstance(v, bool | int | float) and k not in rights) else str(v)
+            for k, v in row.items()
+        }
         rows.append(Footage(uri=normalise(uri), columns=columns))
     return rows

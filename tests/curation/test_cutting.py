@@ -15,9 +15,9 @@ import pytest
 from api.cli import main
 from curation import cut as cutting_room
 from curation.clips import Lake, UnreadableVideo, WrongCall
+from curation.clips.commits import Commit
 from curation.clips.cutting import CutFile, Span, Way, cut
 from curation.clips.frames import ScanEnd, _decoded, _open, _stream, _upright, probe
-from curation.clips.manifest import Commit
 from curation.cut import cut_clips, cut_video, index_uri
 from curation.pipeline import Progress, curate
 from curation.prison import Prison

@@ -1,0 +1,178 @@
+"""What a lake costs at size: appending, committing by many, a page anywhere, an exact count, and what the commit counted already.
+
+python -m benchmarks.lake [--rows 5000000] [--folder FOLDER] [--json]
+
+Rows are drawn, not measured: 13 score columns a clip, three rules, one data set. Times are of this process; CPU seconds count all of
+its threads. The folder (a temporary one by default) holds about 130 bytes a row and is kept where it is named.
+"""
+
+import argparse
+import hashlib
+import json
+import multiprocessing
+import os
+import resource
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+if sys.path[0] == os.path.dirname(os.path.abspath(__file__)):  # run as a file: packages are found from the tree
+    sys.path[0] = os.path.dirname(sys.path[0])
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+
+from curation.clips import Lake
+from curation.clips.rows import Rows
+from curation.recipes import Rule
+
+SCORES = tuple(f"score_{i:02d}" for i in range(13))
+RULES = tuple(
+    Rule(name=f"visual.{name}", signal=name, comparison=">=", threshold=0.2 + 0.1 * i)
+    for i, name in enumerate(SCORES[:3])
+)
+BATCH = 1_000_000
+
+
+def drawn(start: int, count: int) -> tuple[pa.Table, pa.Table]:
+    """Clips and their decisions. Identities are hashes, as they are of real clips: batches interleave in their order."""
+    chance = np.random.default_rng(start)
+    ids = [hashlib.blake2b(i.to_bytes(8), digest_size=16).hexdigest() for i in range(start, start + count)]
+    values = {name: chance.beta(2, 2, count) for name in SCORES}
+    clips = pa.table(
+        {"clip_id": ids, "video_id": [i[:8] for i in ids], "duration_seconds": chance.uniform(4, 16, count)} | values
+    )
+    failed = [values[rule.signal] < rule.threshold for rule in RULES]
+    masks = sum((f.astype(np.int64) << i for i, f in enumerate(failed)), np.zeros(count, np.int64))
+    names = [[rule.name for i, rule in enumerate(RULES) if mask >> i & 1] for mask in range(1 << len(RULES))]
+    decisions = pa.table(
+        {
+            "dataset": ["d"] * count,
+            "kind": ["clip"] * count,
+            "uri": pa.nulls(count, pa.string()),
+            "video_id": clips["video_id"],
+            "clip_id": ids,
+            "fate": pa.array(["kept" if not n else "rejected" for n in names]).take(pa.array(masks)),
+            "rule": pa.array([n[0] if n else None for n in names], pa.string()).take(pa.array(masks)),
+            "failed_rules": pa.array(names, pa.list_(pa.string())).take(pa.array(masks)),
+            "unmeasured": pa.array([[]] * count, pa.list_(pa.string())),
+        }
+    )
+    return clips, decisions
+
+
+def timed(action: Callable[[], Any], times: int = 1) -> tuple[Any, list[float]]:
+    taken, result = [], None
+    for _ in range(times):
+        started = time.perf_counter()
+        result = action()
+        taken.append(time.perf_counter() - started)
+    return result, taken
+
+
+def _writer(uri: str, number: int, times: Any) -> None:
+    for batch in range(8):
+        started = time.perf_counter()
+        lake = Lake(uri)
+        with lake.committer(wait=600):
+            rows = pa.table({"clip_id": [f"{number}-{batch}-{i}" for i in range(100)], "caption": ["a"] * 100})
+            lake.append("captions", rows, batch=(str(number), str(batch)))
+            lake.commit(f"d{number}", recipe_hash="h", recipe={}, code_version="0", counts={}, measured_by="m")
+        times.put(time.perf_counter() - started)
+
+
+def writers(folder: str) -> dict[str, Any]:
+    """Eight processes, eight commits each, one lake."""
+    lake = Lake(str(Path(folder, "writers")))
+    lake.create()
+    context = multiprocessing.get_context("spawn")
+    times = context.Queue()
+    running = [context.Process(target=_writer, args=(lake.uri, number, times)) for number in range(8)]
+    for process in running:
+        process.start()
+    taken = [times.get() for _ in range(64)]
+    for process in running:
+        process.join()
+    rows = lake.head("captions")
+    assert len(lake.commits()) == 64 and rows.num_rows == 6_400 == len(set(rows["clip_id"].to_pylist()))
+    return {"commits": 64, "p50_s": statistics.median(taken), "p95_s": float(np.percentile(taken, 95))}
+
+
+def measure(rows: int, folder: str) -> dict[str, Any]:
+    lake = Lake(str(Path(folder, "lake")))
+    lake.create()
+    cpu, wall = [], []
+    for start in range(0, rows, BATCH):
+        clips, decisions = drawn(start, min(BATCH, rows - start))
+        before, started = time.process_time(), time.perf_counter()
+        lake.append("clips", clips)
+        cpu.append((time.process_time() - before) * BATCH / len(clips))
+        wall.append((time.perf_counter() - started) * BATCH / len(clips))
+        lake.append("decisions", decisions)
+    del clips, decisions
+    counts = {"clips_in": rows}
+    commit, [committed] = timed(
+        lambda: lake.commit("d", recipe_hash="h", recipe={}, code_version="0", counts=counts, measured_by="m")
+    )
+    snapshot = lake.snapshot("d", commit.number)
+    opened = Rows(snapshot)
+    chance = np.random.default_rng(1)
+    starts = [f"{int(start):08x}" for start in chance.integers(0, 2**32, 60)]
+    opened.page(100, starts[0])
+    pages = [timed(lambda after=after: opened.page(100, after))[1][0] for after in starts]  # type: ignore[misc]
+    files = snapshot.files("clips")
+    raw = f"SELECT count(*) FROM read_parquet({files!r}) WHERE " + " AND ".join(
+        f"({rule.signal} IS NULL OR {rule.signal} >= {rule.threshold})" for rule in RULES
+    )
+    with duckdb.connect(config={"threads": 2}) as db:
+        db.execute("SET parquet_metadata_cache = true")
+        pairs = []
+        for _ in range(15):  # in turn, so that what else the machine does falls on both
+            expected, [floor] = timed(lambda: db.sql(raw).fetchall()[0][0])
+            found, [ours] = timed(lambda: opened.passing(RULES))
+            assert found == expected
+            pairs.append((ours, floor))
+    fresh = lake.snapshot("d", commit.number)
+    _, [read] = timed(fresh.statistics)
+    found, masked = timed(lambda: fresh.statistics().passing(without=[RULES[1].name]), 50)
+    assert found == opened.passing([RULES[0], RULES[2]])
+    return {
+        "rows": rows,
+        "files": len(files),
+        "append_cpu_s_per_million": statistics.median(cpu),
+        "append_s_per_million": statistics.median(wall),
+        "commit_with_statistics_s": committed,
+        "page_p50_ms": 1e3 * statistics.median(pages),
+        "page_p95_ms": 1e3 * float(np.percentile(pages, 95)),
+        "count_ms": 1e3 * statistics.median(ours for ours, _ in pairs),
+        "raw_scan_ms": 1e3 * statistics.median(floor for _, floor in pairs),
+        "count_over_raw": statistics.median(ours for ours, _ in pairs) / statistics.median(floor for _, floor in pairs),
+        "statistics_read_ms": 1e3 * read,
+        "mask_count_ms": 1e3 * statistics.median(masked),
+        "bytes_per_row": sum(Path(file).stat().st_size for file in files) / rows,
+        "peak_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1 << 20),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", type=int, default=5_000_000)
+    parser.add_argument("--folder")
+    parser.add_argument("--no-writers", action="store_true", help="leave out the 64 commits of eight writers")
+    parser.add_argument("--json", action="store_true")
+    asked = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="cinemill-lake-") as own:
+        folder = asked.folder or own
+        found = measure(asked.rows, folder)
+        if not asked.no_writers:
+            found["writers"] = writers(folder)
+    print(json.dumps(found) if asked.json else "\n".join(f"{name:>26}  {value}" for name, value in found.items()))
+
+
+if __name__ == "__main__":
+    main()

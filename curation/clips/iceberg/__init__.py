@@ -1,0 +1,1 @@
+"""Iceberg, as a lake uses it: its files by the lake's door, commits that happen once, and upkeep."""

@@ -1,0 +1,185 @@
+"""A data set as one commit left it: its exact files, its rows, the ledger, and what training reads."""
+
+import hashlib
+import itertools
+import json
+from collections.abc import Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import duckdb
+import pyarrow as pa
+import pyarrow.dataset as pads
+
+from curation.clips import statistics
+from curation.clips.commits import Commit
+from curation.clips.errors import WrongCall
+from curation.clips.schema import LEDGER, TABLES, arrow_schema
+from curation.clips.statistics import FROM_DECISIONS, Statistics
+from curation.clips.storage import filesystem, is_local
+
+if TYPE_CHECKING:
+    from curation.clips.manifest import Lake
+
+SPAN = ("start_seconds", "end_seconds")
+BATCH = 250_000  # rows that a scan for statistics holds at once
+
+
+class Snapshot:
+    """A data set as one commit left it. Nothing in it ever changes."""
+
+    def __init__(self, lake: "Lake", commit: Commit):
+        self.lake = lake
+        self.commit = commit
+
+    @property
+    def number(self) -> int:
+        return self.commit.number
+
+    @property
+    def dataset(self) -> str:
+        return self.commit.dataset
+
+    @property
+    def name(self) -> str:
+        """URI#DATASET@NUMBER, what every command takes."""
+        return f"{self.lake.uri}#{self.dataset}@{self.number}"
+
+    def __repr__(self) -> str:
+        return f"Snapshot({self.name})"
+
+    def _scan(self, table: str, columns: Sequence[str] | None = None) -> Any:
+        if table not in TABLES:
+            raise WrongCall(f"unknown table {table!r}; there are {', '.join(TABLES)} and the view ledger")
+        iceberg = self.lake.iceberg(table) if table in self.commit.tables else None
+        if iceberg is None:
+            return None
+        known = {field.name for field in iceberg.schema().fields}
+        missing = set(columns or ()) - known
+        if missing:
+            raise WrongCall(f"table {table} has no column {sorted(missing)[0]!r}; it has {', '.join(sorted(known))}")
+        wanted = tuple(columns) if columns else ("*",)
+        scan = iceberg.scan(snapshot_id=self.commit.tables[table], selected_fields=wanted)
+        return scan.filter(f"dataset == '{self.dataset}'") if table == "decisions" else scan
+
+    def columns(self, table: str) -> list[str]:
+        """Names of the columns that a table of this snapshot has."""
+        iceberg = self.lake.iceberg(table) if table in self.commit.tables else None
+        return [c.name for c in TABLES[table]] if iceberg is None else [f.name for f in iceberg.schema().fields]
+
+    def files(self, table: str) -> list[str]:
+        """Exactly the Parquet files of a table in this snapshot: local paths, or URIs in a bucket."""
+        scan = self._scan(table)
+        return [] if scan is None else sorted(task.file.file_path.removeprefix("file://") for task in scan.plan_files())
+
+    def table(self, name: str, columns: Sequence[str] | None = None) -> pa.Table:
+        """This data set's rows of a table, or of the view `ledger`."""
+        if name == "ledger":
+            ledger = self.ledger()
+            return ledger.select(list(columns)) if columns else ledger
+        if name == "decisions":
+            return self._rows(name, columns)
+        key = "uri" if name == "videos" else "clip_id"
+        rows = self._rows(name, None if columns is None else list(dict.fromkeys([*columns, key])))
+        mine = self._rows("decisions", [key]).column(key).drop_null().unique()
+        with duckdb.connect() as db:
+            db.register("rows", rows)
+            db.register("mine", pa.table({key: mine}))
+            kept = db.sql(
+                f'SELECT rows.* FROM rows SEMI JOIN mine USING ("{key}") ORDER BY rows."{key}"'
+            ).to_arrow_table()
+        return kept.select(list(columns)) if columns else kept
+
+    def _rows(self, name: str, columns: Sequence[str] | None = None) -> pa.Table:
+        scan = self._scan(name, columns)
+        if scan is None:
+            empty = arrow_schema(TABLES[name]).empty_table()
+            return empty.select(list(columns)) if columns else empty
+        return narrow(scan.to_arrow())
+
+    # --- statistics ------------------------------------------------------------------------------------------------
+
+    @property
+    def statistics_key(self) -> str:
+        """Names what the statistics are a function of: the data set's rows."""
+        text = json.dumps([self.dataset, self.commit.tables], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:24]
+
+    @cached_property
+    def _statistics(self) -> Statistics:
+        found = statistics.read(self.lake.uri, self.statistics_key)
+        return self.scanned_statistics() if found is None else found
+
+    def statistics(self) -> Statistics:
+        """Mask counts, histograms and a sample, as the commit wrote them; a lake of before is scanned."""
+        return self._statistics
+
+    def scanned_statistics(self) -> Statistics:
+        """The same by reading every row of the data set, a batch at a time."""
+        names = [name for name in self.columns("clips") if name not in FROM_DECISIONS]
+        chosen = ", ".join(f'c."{name}"' for name in names if name == "clip_id" or name in self._numeric())
+        decided = ", ".join(f"d.{name}" for name in FROM_DECISIONS)
+        with duckdb.connect() as db:
+            db.register("clips", self.arrow("clips"))
+            db.register("decisions", self.arrow("decisions"))
+            reader = db.sql(
+                f"SELECT {chosen}, {decided} FROM clips c JOIN decisions d USING (clip_id) "
+                f"WHERE d.dataset = '{self.dataset}' AND d.kind = 'clip'"
+            ).to_arrow_reader(BATCH)
+            parts = [Statistics.of(reader.schema.empty_table())]
+            return Statistics.merged(itertools.chain(parts, (Statistics.of(pa.table(batch)) for batch in reader)))
+
+    def _numeric(self) -> set[str]:
+        return set(statistics.score_columns(self.arrow("clips").schema))
+
+    def arrow(self, table: str) -> pads.Dataset:
+        """The files of a table as one Arrow data set, read as they are wanted; columns that older files lack are null there."""
+        schema = (
+            narrow(self._scan(table).projection().as_arrow().empty_table()).schema
+            if table in self.commit.tables
+            else (arrow_schema(TABLES[table]))
+        )
+        system, _ = filesystem(self.lake.uri)
+        paths = [path if is_local(path) else filesystem(path)[1] for path in self.files(table)]
+        return pads.dataset(paths, schema=schema, format="parquet", filesystem=system)
+
+    def ledger(self) -> pa.Table:
+        """What became of everything that entered: one row per video, and one per clip."""
+        names = ", ".join(f"{'v' if c.name == 'damaged' else 'c' if c.name in SPAN else 'd'}.{c.name}" for c in LEDGER)
+        with duckdb.connect() as db:
+            db.register("d", self._rows("decisions"))
+            db.register("c", self._rows("clips", ["clip_id", *SPAN]))
+            db.register("v", self._rows("videos", ["uri", "video_id", "damaged"]))
+            return db.sql(
+                f"SELECT {names} FROM d LEFT JOIN c USING (clip_id) LEFT JOIN v ON d.uri = v.uri AND d.video_id = v.video_id "
+                "ORDER BY d.kind DESC, d.uri, c.start_seconds, d.clip_id"
+            ).to_arrow_table()
+
+    def kept_clips(self) -> pa.Table:
+        """What training reads: one row per kept clip, by clip_id, with span, size, crop box, caption and held-out split."""
+        with duckdb.connect() as db:
+            db.register("d", self._rows("decisions"))
+            db.register("c", self.table("clips"))
+            db.register("k", self.table("captions"))
+            return db.sql(
+                "SELECT c.clip_id, c.video_id, d.uri, c.stream_index, c.start_pts, c.end_pts, c.time_base_numerator, "
+                "c.time_base_denominator, c.start_seconds, c.end_seconds, c.width, c.height, c.fps, c.num_frames, "
+                "k.caption, k.camera_motion, d.split, d.duplicate_group, c.has_sound, "
+                "coalesce(c.crop_left, 0)::BIGINT AS crop_left, coalesce(c.crop_top, 0)::BIGINT AS crop_top, "
+                "coalesce(c.crop_width, c.width)::BIGINT AS crop_width, coalesce(c.crop_height, c.height)::BIGINT AS crop_height "
+                "FROM d JOIN c USING (clip_id) LEFT JOIN k USING (clip_id) WHERE d.kind = 'clip' AND d.fate = 'kept' ORDER BY c.clip_id"
+            ).to_arrow_table()
+
+
+def narrow(table: pa.Table) -> pa.Table:
+    """Iceberg reads text as large_string; every reader of ours gets string."""
+    fields = []
+    for item in table.schema:
+        kind = item.type
+        if pa.types.is_large_string(kind):
+            kind = pa.string()
+        elif pa.types.is_large_list(kind) or pa.types.is_list(kind):
+            inner = kind.value_type
+            kind = pa.list_(pa.string() if pa.types.is_large_string(inner) else inner)
+        fields.append(pa.field(item.name, kind))
+    return table.cast(pa.schema(fields))
