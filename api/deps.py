@@ -7,6 +7,8 @@ from typing import Annotated
 
 from fastapi import Depends, HTTPException, Path, Query, Request, Response
 
+from api.audit import AuditLog
+from api.auth import TokenStore
 from api.database import Job, JobStore
 from api.previews import PreviewMaker
 from api.runner import Runner
@@ -26,6 +28,8 @@ class Service:
     store: JobStore
     runner: Runner
     lake: Lake
+    tokens: TokenStore
+    audit: AuditLog
     tables: TableCache
     previews: PreviewMaker
     streams: Semaphore

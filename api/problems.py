@@ -2,6 +2,7 @@
 
 import logging
 from http import HTTPStatus
+from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -12,6 +13,7 @@ from starlette.exceptions import HTTPException
 from curation.clips.errors import WrongCall
 
 log = logging.getLogger(__name__)
+EVERYWHERE = {"4XX": "Refused; the detail says what to change.", "5XX": "Failed here, or too busy: see Retry-After."}
 
 
 class FieldProblem(BaseModel):
@@ -65,6 +67,23 @@ def _invalid(request: Request, error: Exception) -> JSONResponse:
     ]
     detail = "; ".join(f"{found.where}: {found.message}" for found in errors[:3]) or "the request is not valid"
     return problem(422, detail, request.url.path, errors)
+
+
+def describe(document: dict[str, Any]) -> dict[str, Any]:
+    """An OpenAPI document with our errors in place of FastAPI's: every 4xx and 5xx is a problem, of its media type."""
+    content = {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
+    for path in document["paths"].values():
+        for operation in path.values():
+            answers = operation["responses"]
+            for status in [each for each in answers if each[0] in "45"]:
+                if status == "422" and "HTTPValidationError" in str(answers[status]):
+                    del answers[status]
+                else:
+                    answers[status] = {"description": answers[status]["description"], "content": content}
+            answers |= {each: {"description": words, "content": content} for each, words in EVERYWHERE.items()}
+    for name in ("HTTPValidationError", "ValidationError"):
+        document["components"]["schemas"].pop(name, None)
+    return document
 
 
 def _unusable(request: Request, error: Exception) -> JSONResponse:
