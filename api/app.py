@@ -23,15 +23,17 @@ from api.gate import Bodies, Gate
 from api.jobs import choose_executor
 from api.metrics import Metrics
 from api.previews import PreviewMaker
-from api.routes import clips, dashboard, datasets, health, jobs, statistics, tokens
+from api.query import QueryEngine
+from api.routes import clips, dashboard, datasets, diff, health, jobs, recipes, statistics, tokens
 from api.runner import Runner
 from api.settings import VERSION, Settings
-from api.tables import TableCache
+from api.tables import TableCache, Views
 from api.tracing import Tracing
 from curation.clips import Lake
 
 ROUTERS = (
-    health.router, tokens.router, jobs.router, datasets.router, statistics.router, clips.router, dashboard.router,
+    health.router, tokens.router, jobs.router, recipes.router, datasets.router, diff.router, statistics.router,
+    clips.router, dashboard.router,
 )  # fmt: skip
 
 
@@ -55,16 +57,18 @@ def create_app(settings: Settings) -> FastAPI:
         store = JobStore(settings.state_folder / "jobs.db")
         runner = Runner(store, choose_executor(settings), settings)
         previews = PreviewMaker(settings)
+        engine = QueryEngine(settings)
         metrics.watch(store.engine)
         app.state.service = Service(
             settings=settings, store=store, runner=runner, lake=lake, tokens=TokenStore(store.engine),
-            audit=AuditLog(store.engine), tables=TableCache(settings.table_cache_bytes), previews=previews,
+            audit=AuditLog(store.engine), views=Views(engine), tables=TableCache(settings.table_cache_bytes), previews=previews,
             streams=BoundedSemaphore(settings.max_streams),
         )  # fmt: skip
         runner.start()
         yield
         runner.stop()
         previews.close()
+        engine.close()
         store.close()
 
     app = FastAPI(
@@ -73,11 +77,11 @@ def create_app(settings: Settings) -> FastAPI:
     )  # fmt: skip
     app.state.metrics = metrics
     app.openapi = lambda: _document(app)  # type: ignore[method-assign]  # FastAPI's own way to change the document
-    for middleware in (  # the last is the outermost
-        (Bodies, {}), (Access, {"settings": settings}), (Gzip, {"minimum_size": 1000}),
-        (Gate, {"settings": settings}), (Tracing, {"metrics": metrics}),
-    ):  # fmt: skip
-        app.add_middleware(middleware[0], **middleware[1])  # type: ignore[arg-type]
+    app.add_middleware(Bodies)  # the last one added is the outermost
+    app.add_middleware(Access, settings=settings)
+    app.add_middleware(Gzip, minimum_size=1000)
+    app.add_middleware(Gate, settings=settings)
+    app.add_middleware(Tracing, metrics=metrics)
     problems.install(app)
     app.add_exception_handler(NotModified, not_modified)
     for router in ROUTERS:

@@ -12,7 +12,7 @@ class AuditEntry(Base):
     """One request that changed something, or was refused to. Ids only grow; time is seconds since 1970."""
 
     __tablename__ = "audit"
-    __table_args__ = {"sqlite_autoincrement": True}
+    __table_args__ = ({"sqlite_autoincrement": True},)
 
     id: Mapped[int] = mapped_column(primary_key=True, autoincrement=True)
     time: Mapped[float]

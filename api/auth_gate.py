@@ -15,8 +15,6 @@ from api.problems import problem
 from api.settings import Settings
 
 COOKIE = "cinemill_session"
-FAILURES_PER_MINUTE = 30
-"""Wrong tokens from one address that are answered 401; more are answered 429."""
 
 
 def presented(headers: Headers) -> tuple[str | None, bool]:
@@ -40,7 +38,7 @@ class Access:
         self.asks = settings.asks_for_tokens
         self.reads = RateLimit(settings.reads_per_minute)
         self.writes = RateLimit(settings.writes_per_minute)
-        self.failures = RateLimit(FAILURES_PER_MINUTE)
+        self.failures = RateLimit(settings.failures_per_minute)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -78,7 +76,9 @@ class Access:
         if secret is None:
             if not self.asks:
                 return LOOPBACK, None
-            detail = "this service asks for a token: `Authorization: Bearer cinemill_...`; `cinemill token create` makes one"
+            detail = (
+                "this service asks for a token: `Authorization: Bearer cinemill_...`; `cinemill token create` makes one"
+            )
             return None, problem(401, detail, path, headers={"www-authenticate": 'Bearer realm="cinemill"'})
         caller = await run_in_threadpool(tokens.find, secret)
         if caller is None:

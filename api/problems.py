@@ -4,12 +4,14 @@ import logging
 from http import HTTPStatus
 from typing import Any
 
+import duckdb
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
+from api.query import TooSlow
 from curation.clips.errors import WrongCall
 
 log = logging.getLogger(__name__)
@@ -90,6 +92,18 @@ def _unusable(request: Request, error: Exception) -> JSONResponse:
     return problem(409, str(error), request.url.path)
 
 
+def _too_slow(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, TooSlow)
+    detail = "this query needs more time or memory than one may take; ask for fewer columns, or filter by fate or rule"
+    return problem(503, detail, request.url.path, headers={"retry-after": "10"})
+
+
+def _files_gone(request: Request, error: Exception) -> JSONResponse:
+    log.error("%s %s could not read the lake", request.method, request.url.path, exc_info=error)
+    detail = "files of this snapshot cannot be read; it may have expired, or the store does not answer: see the log"
+    return problem(503, detail, request.url.path, headers={"retry-after": "30"})
+
+
 def _crashed(request: Request, error: Exception) -> JSONResponse:
     log.error("%s %s failed", request.method, request.url.path, exc_info=error)
     return problem(500, "the service failed to answer this; its log says why", request.url.path)
@@ -100,4 +114,7 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(HTTPException, _refused)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(WrongCall, _unusable)  # a lake or a recipe of another version
+    app.add_exception_handler(TooSlow, _too_slow)
+    app.add_exception_handler(duckdb.IOException, _files_gone)
+    app.add_exception_handler(FileNotFoundError, _files_gone)
     app.add_exception_handler(Exception, _crashed)

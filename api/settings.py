@@ -66,6 +66,8 @@ class Settings(BaseSettings):
     """Requests of one token that only read; more are answered 429."""
     writes_per_minute: int = Field(120, ge=1)
     """Requests of one token that change something."""
+    failures_per_minute: int = Field(30, ge=1)
+    """Wrong tokens from one address that are answered 401; more are answered 429."""
     query_memory: str = Field("1GiB", pattern=r"^[0-9]+(MiB|GiB)$")
     """What all queries over manifests together may hold in memory; more goes to a temporary folder, up to `query_disk`."""
     query_disk: str = Field("8GiB", pattern=r"^[0-9]+(MiB|GiB)$")

@@ -50,7 +50,9 @@ def list_command(data: DataOption = None, as_json: JsonOption = False) -> None:
         return
     for token in tokens:
         told = _told(token)
-        print(f"{token.id}  {token.prefix}...  {told['state']:8}  to {told['expires_at'][:10]}  {token.scopes}  {token.name}")
+        print(
+            f"{token.id}  {token.prefix}...  {told['state']:8}  to {told['expires_at'][:10]}  {token.scopes}  {token.name}"
+        )
 
 
 @token_app.command("revoke")

@@ -82,9 +82,7 @@ def test_every_endpoint_answers_exactly_the_roles_it_is_for(
 
 @pytest.mark.parametrize("method", ["GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "HEAD"])
 @pytest.mark.parametrize("path", ["/v1/nothing", "/v1/datasets/", "/v1//jobs", "/V1/jobs", "/v1/jobs/x/y/z", "/docs"])
-def test_what_is_not_listed_asks_for_admin(
-    guarded: TestClient, tokens: dict[str, str], method: str, path: str
-) -> None:
+def test_what_is_not_listed_asks_for_admin(guarded: TestClient, tokens: dict[str, str], method: str, path: str) -> None:
     refused = guarded.request(method, path, headers=bearer(tokens["engineer"]), follow_redirects=False)
     assert refused.status_code == 403
     assert guarded.request(method, path, follow_redirects=False).status_code == 401
