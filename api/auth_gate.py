@@ -49,7 +49,9 @@ class Access:
         template = endpoint_of(method, path)
         address = scope["client"][0] if scope.get("client") else ""
         caller, refusal = await self._admit(scope, service.tokens, method, template, address)
-        scope.setdefault("state", {})["caller"] = caller
+        state = scope.setdefault("state", {})
+        state["caller"] = caller
+        state["owner"] = "local" if caller in (None, LOOPBACK) else caller.name  # whose jobs it submits
         audited = changes_something(method, template) and caller is not None
 
         async def send_audited(message: Message) -> None:

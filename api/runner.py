@@ -158,8 +158,6 @@ def arguments(job: Job, settings: Settings) -> list[str]:
         words += ["--dataset", asked["dataset"]]
     if asked.get("limit"):
         words += ["--limit", str(asked["limit"])]
-    if asked.get("retry_quarantined"):
-        words.append("--retry-quarantined")
     if settings.catalog:
         words += ["--catalog", settings.catalog]
     return words
