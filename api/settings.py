@@ -1,4 +1,4 @@
-"""What the service may do and where it keeps its things; the only reader of environment variables."""
+"""What the service may do and where it keeps its things; the only reader of environment variables but for a caller's token."""
 
 import hashlib
 import os
