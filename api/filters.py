@@ -23,7 +23,7 @@ class BadFilter(ValueError):
 class Condition(BaseModel):
     """One comparison. Null satisfies none but `null`. `contains`: a piece of text, or one element of a list."""
 
-    model_config = ConfigDict(extra="forbid", populate_by_name=True)
+    model_config = ConfigDict(extra="forbid", strict=True)
 
     column: str = Field(min_length=1, max_length=100)
     operator: Operator = Field(alias="is")
@@ -33,7 +33,7 @@ class Condition(BaseModel):
 class All(BaseModel):
     """Every one of these."""
 
-    model_config = ConfigDict(extra="forbid", populate_by_name=True)
+    model_config = ConfigDict(extra="forbid", strict=True)
 
     every: list["Filter"] = Field(alias="all", min_length=1, max_length=MAX_CONDITIONS)
 
@@ -41,7 +41,7 @@ class All(BaseModel):
 class AnyOf(BaseModel):
     """At least one of these."""
 
-    model_config = ConfigDict(extra="forbid", populate_by_name=True)
+    model_config = ConfigDict(extra="forbid", strict=True)
 
     some: list["Filter"] = Field(alias="any", min_length=1, max_length=MAX_CONDITIONS)
 
@@ -49,7 +49,7 @@ class AnyOf(BaseModel):
 class Not(BaseModel):
     """Not this."""
 
-    model_config = ConfigDict(extra="forbid", populate_by_name=True)
+    model_config = ConfigDict(extra="forbid", strict=True)
 
     no: "Filter" = Field(alias="not")
 

@@ -67,7 +67,7 @@ class FilterRequest(BaseModel):
     `{"table": "clips", "where": {"all": [{"column": "fate", "is": "=", "value": "kept"}, {"not": {"column": "sharpness", "is": "<", "value": 20}}]}}`.
     """
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", strict=True)
 
     table: TableName = "clips"
     where: Filter | None = None
@@ -81,7 +81,7 @@ class FilterRequest(BaseModel):
 class RetryRequest(BaseModel):
     """Which quarantined videos to try again; null for all (the first 1,000)."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", strict=True)
 
     uris: list[Annotated[str, Field(min_length=1, max_length=4096)]] | None = Field(None, min_length=1, max_length=1000)
 

@@ -24,7 +24,7 @@ class RecipeView(BaseModel):
 class RecipeDraft(BaseModel):
     """A recipe as JSON; `GET /v1/recipes/schema` says what may be in it."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", strict=True)
 
     recipe: dict[str, Any]
 

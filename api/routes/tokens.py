@@ -17,7 +17,7 @@ router = APIRouter(prefix="/v1", tags=["access"])
 class TokenRequest(BaseModel):
     """A token to be made."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", strict=True)
 
     name: str = Field(min_length=1, max_length=100, description="whose it is, or what uses it")
     scopes: list[Scope] = Field(["read"], min_length=1, max_length=4)
@@ -45,7 +45,7 @@ class NewToken(TokenView):
 class SessionRequest(BaseModel):
     """What the login page sends."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", strict=True)
 
     token: str = Field(max_length=200)
 
