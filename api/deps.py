@@ -7,11 +7,13 @@ from typing import Annotated
 
 from fastapi import Depends, HTTPException, Path, Query, Request, Response
 
+from api.audit import AuditLog
+from api.auth import TokenStore
 from api.database import Job, JobStore
 from api.previews import PreviewMaker
 from api.runner import Runner
 from api.settings import VERSION, Settings
-from api.tables import TableCache
+from api.tables import TableCache, Views
 from curation.clips import Lake, Snapshot, UnknownSnapshot
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$"
@@ -26,6 +28,9 @@ class Service:
     store: JobStore
     runner: Runner
     lake: Lake
+    tokens: TokenStore
+    audit: AuditLog
+    views: Views
     tables: TableCache
     previews: PreviewMaker
     streams: Semaphore
@@ -63,8 +68,8 @@ def find_snapshot(
     except UnknownSnapshot as error:
         raise HTTPException(404, f"{error}; GET /v1/datasets/{name}/snapshots lists them") from None
     tag = f'"{name}@{found.number}-{VERSION}"'
-    caching = {"etag": tag, "cache-control": "private, no-cache"}
-    if tag in re.split(r"\s*,\s*", request.headers.get("if-none-match", "")):
+    caching = {"etag": tag, "cache-control": "private, no-cache", "vary": "accept, accept-encoding"}
+    if request.method in ("GET", "HEAD") and tag in re.split(r"\s*,\s*", request.headers.get("if-none-match", "")):
         raise NotModified(caching)
     response.headers.update(caching)
     return found

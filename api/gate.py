@@ -1,5 +1,7 @@
 """The gate every request passes: known host, own origin, bounded body, and headers that keep a browser strict."""
 
+import logging
+import re
 from collections.abc import MutableMapping
 from typing import Any
 from urllib.parse import urlsplit
@@ -8,8 +10,12 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from api.auth_scopes import READING
 from api.problems import problem
 from api.settings import Settings
+
+log = logging.getLogger(__name__)
+MAX_JSON_DEPTH = 32
 
 HEADERS = {
     "content-security-policy": (
@@ -23,7 +29,6 @@ HEADERS = {
     "cross-origin-resource-policy": "same-origin",
     "permissions-policy": "camera=(), microphone=(), geolocation=()",
 }
-READING = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
 def _host_name(authority: str) -> str:
@@ -48,8 +53,12 @@ class Gate:
                 await self.app(scope, receive, send)
             return
 
+        started = False
+
         async def send_strict(message: Message) -> None:
+            nonlocal started
             if message["type"] == "http.response.start":
+                started = True
                 headers = MutableHeaders(scope=message)
                 for name, value in HEADERS.items():
                     headers[name] = value
@@ -72,7 +81,16 @@ class Gate:
             status, detail = refusal
             await problem(status, detail, scope["path"])(scope, receive, send_strict)
             return
-        await self.app(scope, receive_bounded, send_strict)
+        try:
+            await self.app(scope, receive_bounded, send_strict)
+        except HTTPException as error:  # a body that grew too large before any route was asked
+            await problem(error.status_code, str(error.detail), scope["path"])(scope, receive, send_strict)
+        except Exception as error:
+            log.error("%s %s failed", scope["method"], scope["path"], exc_info=error)
+            if started:
+                raise
+            detail = "the service failed to answer this; its log says why"
+            await problem(500, detail, scope["path"])(scope, receive, send_strict)
 
     def _limit(self) -> str:
         return f"a request may have at most {self.max_body_bytes:,} bytes"
@@ -96,3 +114,64 @@ class Gate:
         if int(length[:20]) > self.max_body_bytes:
             return 413, self._limit()
         return None
+
+
+_OUTSIDE_STRINGS = re.compile(rb'"(?:[^"\\\\]|\\\\.)*"?|[\[\]{}]', re.DOTALL)
+
+
+def json_depth(body: bytes) -> int:
+    """How deep brackets nest outside of strings, at most `MAX_JSON_DEPTH + 1`; the body need not be JSON."""
+    depth = deepest = 0
+    for found in _OUTSIDE_STRINGS.finditer(body):
+        sign = found.group()
+        if sign in (b"[", b"{"):
+            depth += 1
+            deepest = max(deepest, depth)
+            if deepest > MAX_JSON_DEPTH:
+                break
+        elif sign in (b"]", b"}"):
+            depth -= 1
+    return deepest
+
+
+class Bodies:
+    """Looks at a whole body before any route parses it: text in UTF-8, not nested deeper than anything we ask for."""
+
+    def __init__(self, app: ASGIApp):
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["method"] in READING:
+            await self.app(scope, receive, send)
+            return
+        parts, more = [], True
+        while more:
+            message = await receive()
+            if message["type"] != "http.request":  # the caller left
+                return
+            parts.append(message.get("body", b""))
+            more = message.get("more_body", False)
+        body = b"".join(parts)
+        if detail := _unreadable(body):
+            await problem(422, detail, scope["path"])(scope, receive, send)
+            return
+        sent = False
+
+        async def replay() -> Message:
+            nonlocal sent
+            if sent:
+                return await receive()
+            sent = True
+            return {"type": "http.request", "body": body, "more_body": False}
+
+        await self.app(scope, replay, send)
+
+
+def _unreadable(body: bytes) -> str | None:
+    try:
+        body.decode()
+    except UnicodeDecodeError as error:
+        return f"the body is not UTF-8 at byte {error.start}; send JSON in UTF-8"
+    if json_depth(body) > MAX_JSON_DEPTH:
+        return f"the body nests deeper than {MAX_JSON_DEPTH} levels; nothing here asks for that"
+    return None

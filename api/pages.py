@@ -1,88 +1,254 @@
-"""Pages of a table: filters, an order, and an opaque cursor that stays right because a snapshot never changes."""
+"""Pages of a table: a filter, an order, and an opaque cursor that stays right because a snapshot never changes.
+
+A cursor holds the key of the last row, so that a page costs the same wherever it lies. The keys of a page are found first, in
+the few columns that filter and order name; then the rows of these keys are read.
+"""
 
 import base64
 import binascii
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
-from api.tables import numeric_columns
+from api.filters import Filter, Where, to_sql
+from api.query import Reader, name_of
+from api.tables import KEYS, PARTS, Kind, View, Views
+
+FIRST_WINDOW = 50_000
+"""Rows that the first look for a page of a filter over scores goes through; each further look takes four times as many."""
+IDS = 16**32
+CLIP_ID = re.compile("[0-9a-f]{32}")
+NO_CURSOR = "after= is not a cursor of this service; start again without it"
 
 
 class BadPage(ValueError):
-    """A filter, an order or a cursor that this table does not have."""
+    """An order, a column or a cursor that this table does not have."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """A question to a table, without the place of the page."""
+
+    where: Filter | None = None
+    order: str | None = None
+    columns: tuple[str, ...] | None = None
+
+    def digest(self, view: View) -> str:
+        """What a cursor belongs to: snapshot, table, filter and order."""
+        told = [view.snapshot.name, view.table, self.where and self.where.model_dump(mode="json"), self.order]
+        return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:16]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Page:
-    """Some rows, how many there are under these filters, and where the next page begins (None: this was the last)."""
+    """Some rows, and where the next page begins (None: this was the last). matching: how many rows the filter leaves,
+    if that was asked."""
 
-    rows: list[dict[str, Any]]
-    matching: int
+    table: pa.Table
     next: str | None
+    matching: int | None
+
+    @property
+    def rows(self) -> list[dict[str, Any]]:
+        return [plain(row) for row in self.table.to_pylist()]
 
 
-def read_page(
-    table: pa.Table, name: str, where: Mapping[str, str], order: str | None, after: str | None, limit: int
-) -> Page:
-    """At most `limit` rows after the cursor. `where`: column -> text it must equal. Raises BadPage.
-
-    The cursor names the table, the filters, the order and a position. A position is as stable as a key here: the rows
-    of a snapshot and their order are fixed, so finding it costs nothing however deep the page lies.
-    """
-    asked = hashlib.sha256(json.dumps([name, sorted(where.items()), order]).encode()).hexdigest()[:16]
-    position = 0 if after is None else _position(after, asked)
-    found = _filtered(table, where)
-    if order is not None:
-        found = _in_order(found, order)
-    rows = found.slice(position, limit)
-    end = position + rows.num_rows
-    following = _cursor(asked, end) if end < found.num_rows else None
-    return Page(rows=[plain(row) for row in rows.to_pylist()], matching=found.num_rows, next=following)
+Key = tuple[Any, ...]
 
 
-def _filtered(table: pa.Table, where: Mapping[str, str]) -> pa.Table:
-    for column, value in where.items():
-        if column not in table.column_names:
-            raise BadPage(f"this table has no column {column!r}; it has {', '.join(table.column_names)}")
-        table = table.filter(pc.fill_null(pc.equal(table[column], value), False))
-    return table
+def read_page(views: Views, view: View, asked: Asked, after: str | None, limit: int, count: bool = False) -> Page:
+    """At most `limit` rows after the cursor. Raises BadPage and BadFilter."""
+    where = to_sql(asked.where, view.columns)
+    digest = asked.digest(view)
+    order = _order(view, asked.order)
+    names = _wanted(view, asked.columns)
+    part, key = (0, None) if after is None else _parsed(after, digest, view, order is not None)
+    tables: list[pa.Table] = []
+    found = 0
+    following = None
+    with views.engine.cursor() as reader:
+        for number in range(part, len(PARTS[view.table])):
+            kind = PARTS[view.table][number]
+            if found == limit:  # the page is full; whether anything is left decides if there is a next one
+                if _keys(reader, view, kind, where, order, None, 1):
+                    following = _cursor(digest, number, None)
+                    break
+                continue
+            keys = _keys(reader, view, kind, where, order, key if number == part else None, limit - found + 1)
+            if len(keys) > limit - found:
+                keys.pop()
+                following = _cursor(digest, number, keys[-1])
+            if keys:
+                tables.append(_rows(reader, view, kind, names, keys, order is not None))
+                found += len(keys)
+            if following:
+                break
+        matching = views.counts.get(digest, lambda: _count(reader, view, where)) if count else None
+        table = pa.concat_tables(tables) if tables else _rows(reader, view, PARTS[view.table][0], names, [], False)
+    return Page(table=table, next=following, matching=matching)
 
 
-def _in_order(table: pa.Table, order: str) -> pa.Table:
+def read_row(views: Views, view: View, clip_id: str) -> dict[str, Any] | None:
+    """The row of one clip, or None; view: of the table `clips`."""
+    with views.engine.cursor() as reader:
+        found = _rows(reader, view, "clip", list(view.columns), [(clip_id,)], False)
+    return found.to_pylist()[0] if found.num_rows else None
+
+
+def _wanted(view: View, columns: Sequence[str] | None) -> list[str]:
+    for column in columns or ():
+        if column not in view.columns:
+            raise BadPage(f"this table has no column {column!r}; it has {', '.join(view.columns)}")
+    return list(dict.fromkeys(columns)) if columns else list(view.columns)
+
+
+def _order(view: View, order: str | None) -> tuple[str, bool] | None:
+    """The column to order by, and whether the largest comes first."""
+    if order is None:
+        return None
     column = order.removeprefix("-")
-    known = numeric_columns(table)
-    if column not in known:
-        raise BadPage(f"order={order!r} is not a number of this table; it has {', '.join(known)}; a leading - reverses")
-    # Arrow's sort is not stable, so the position among equals decides; what was not measured comes last.
-    numbered = pa.table({"by": table[column], "position": pa.array(range(table.num_rows), pa.int64())})
-    direction = "descending" if order.startswith("-") else "ascending"
-    by = [("by", direction, "at_end"), ("position", "ascending", "at_end")]
-    return table.take(pc.sort_indices(numbered, by))
+    if column not in view.numbers:
+        raise BadPage(
+            f"order={order!r} is not a number of this table; it has {', '.join(view.numbers)}; a leading - reverses"
+        )
+    return column, order.startswith("-")
 
 
-def _cursor(asked: str, position: int) -> str:
-    return base64.urlsafe_b64encode(f"{asked}:{position}".encode()).decode().rstrip("=")
+def _count(reader: Reader, view: View, where: Where) -> int:
+    return sum(
+        reader.rows(f"SELECT count(*) {view.joined(reader, kind, where.columns)} AND {where.sql}", where.parameters)[0][
+            0
+        ]
+        for kind in PARTS[view.table]
+    )
 
 
-def _position(cursor: str, asked: str) -> int:
+def _keys(
+    reader: Reader, view: View, kind: Kind, where: Where, order: tuple[str, bool] | None, after: Key | None, limit: int
+) -> list[Key]:
+    """The keys of the next rows; with an order, its value comes before them."""
+    if order is not None:
+        return _ordered_keys(reader, view, kind, where, order, after, limit)
+    if kind == "clip" and view.sources(where.columns):
+        return _windowed_keys(reader, view, where, after, limit)
+    return _plain_keys(reader, view, kind, where, after, limit)
+
+
+def _plain_keys(
+    reader: Reader, view: View, kind: Kind, where: Where, after: Key | None, limit: int,
+    between: tuple[str, str] | None = None,
+) -> list[Key]:  # fmt: skip
+    keys = KEYS[kind]
+    condition, parameters = "true", list(where.parameters)
+    if after is not None:
+        # The first part alone lets row groups be passed over; the second decides among equals.
+        condition = f"{keys[0]} >= ? AND ({', '.join(keys)}) > ({', '.join('?' * len(keys))})"
+        parameters += [after[0], *after]
+    sql = (
+        f"SELECT {', '.join(keys)} {view.joined(reader, kind, where.columns, between)} AND {where.sql} AND {condition}"
+    )
+    return reader.rows(f"{sql} ORDER BY {', '.join(keys)} LIMIT {limit}", parameters)
+
+
+def _windowed_keys(reader: Reader, view: View, where: Where, after: Key | None, limit: int) -> list[Key]:
+    """Clip ids are hashes, so a range of them is a fair share of all clips: look through ranges until the page is full,
+    and join tables only within them."""
+    total = max(1, view.snapshot.commit.counts.get("clips_in", 0))
+    begin = 0 if after is None else int(after[0], 16)
+    width = max(1, min(IDS, IDS * FIRST_WINDOW // total))
+    found: list[Key] = []
+    while begin < IDS and len(found) < limit:
+        end = min(IDS, begin + width) - 1
+        between = f"{begin:032x}", f"{end:032x}"
+        found += _plain_keys(reader, view, "clip", where, after, limit - len(found), between)
+        begin, width = end + 1, 4 * width
+    return found
+
+
+def _ordered_keys(
+    reader: Reader, view: View, kind: Kind, where: Where, order: tuple[str, bool], after: Key | None, limit: int
+) -> list[Key]:
+    """By value, then by key. What was not measured (null, or not a number) comes last, whichever the direction."""
+    column, reverse = order
+    value = f"CASE WHEN isnan({view.columns[column][0]}::DOUBLE) THEN NULL ELSE {view.columns[column][0]} END"
+    keys = KEYS[kind]
+    inner = f"SELECT {value} AS value, " + ", ".join(f"{key} AS key{i}" for i, key in enumerate(keys))
+    inner += f" {view.joined(reader, kind, {*where.columns, column})} AND {where.sql}"
+    names = [f"key{i}" for i in range(len(keys))]
+    condition, parameters = "true", list(where.parameters)
+    if after is not None:
+        beyond = f"({', '.join(names)}) > ({', '.join('?' * len(names))})"
+        if after[0] is None:
+            condition = f"value IS NULL AND {beyond}"
+            parameters += after[1:]
+        else:
+            condition = f"value IS NULL OR value {'<' if reverse else '>'} ? OR (value = ? AND {beyond})"
+            parameters += [after[0], *after]
+    sql = f"SELECT value, {', '.join(names)} FROM ({inner}) WHERE {condition} "
+    sql += f"ORDER BY value {'DESC' if reverse else 'ASC'} NULLS LAST, {', '.join(names)} LIMIT {limit}"
+    return reader.rows(sql, parameters)
+
+
+def _rows(
+    reader: Reader, view: View, kind: Kind, names: Sequence[str], keys: Sequence[Key], is_ordered: bool
+) -> pa.Table:
+    """The rows of these keys, in their order."""
+    bare = [key[1:] if is_ordered else key for key in keys]
+    columns = KEYS[kind]
+    firsts = [key[0] for key in bare] or [""]
+    place = {key: i for i, key in enumerate(bare)}
+    select = ", ".join(f"{view.columns[name][0]} AS {name_of(name)}" for name in names)
+    marks = ", ".join("?" * len(firsts))
+    sql = f"SELECT {select}, " + ", ".join(f"{column} AS _key{i}" for i, column in enumerate(columns))
+    sql += f" {view.joined(reader, kind, names, (min(firsts), max(firsts)))} AND {columns[0]} IN ({marks})"
+    table = reader.table(sql, firsts)
+    wanted = list(zip(*(table[f"_key{i}"].to_pylist() for i in range(len(columns))), strict=True))
+    rows = sorted((place[key], row) for row, key in enumerate(wanted) if key in place)
+    return table.select(list(names)).take(pa.array([row for _, row in rows], pa.int64()))
+
+
+def _cursor(digest: str, part: int, key: Key | None) -> str:
+    """Text that only this service's own pages hold: the digest covers the key, so a bent one is noticed."""
+    payload = json.dumps([part, key])
+    check = hashlib.sha256(f"{digest}{payload}".encode()).hexdigest()[:16]
+    return base64.urlsafe_b64encode(f"{digest}{check}{payload}".encode()).decode().rstrip("=")
+
+
+def _parsed(cursor: str, digest: str, view: View, is_ordered: bool) -> tuple[int, Key | None]:
+    """The part of the table and the key after which the page begins. Raises BadPage for anything `_cursor` does not make."""
     try:
-        text = base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True).decode("ascii")
-        made_for, _, position = text.partition(":")
-        if not (position.isascii() and position.isdigit() and len(position) < 16):
-            raise ValueError(position)
+        text = base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True).decode()
     except (binascii.Error, ValueError):
-        raise BadPage("after= is not a cursor of this service; start again without it") from None
-    if made_for != asked:
-        raise BadPage("after= belongs to another table, filter or order; start again without it")
-    return int(position)
+        text = ""
+    made_for, check, payload = text[:16], text[16:32], text[32:]
+    if hashlib.sha256(f"{made_for}{payload}".encode()).hexdigest()[:16] != check:
+        raise BadPage(NO_CURSOR)
+    if made_for != digest:
+        raise BadPage("after= belongs to another snapshot, table, filter or order; start again without it")
+    # The check is against accidents; whoever makes a cursor by hand gets no further than a key can.
+    try:
+        part, key = json.loads(payload)
+    except (ValueError, TypeError):
+        raise BadPage(NO_CURSOR) from None
+    if type(part) is not int or part not in range(len(PARTS[view.table])) or not isinstance(key, list | None):
+        raise BadPage(NO_CURSOR)
+    if key is None:
+        return part, None
+    kind = PARTS[view.table][part]
+    names = key[1:] if is_ordered else key
+    is_ordered = is_ordered and len(key) > 0
+    is_key = len(names) == len(KEYS[kind]) and all(isinstance(name, str) for name in names)
+    is_value = not is_ordered or key[0] is None or (isinstance(key[0], int | float) and abs(key[0]) < 2**63)
+    if not is_key or not is_value or (kind == "clip" and not CLIP_ID.fullmatch(names[0])):
+        raise BadPage(NO_CURSOR)
+    return part, tuple(key)
 
 
 def plain(value: Any) -> Any:

@@ -2,16 +2,20 @@
 
 import logging
 from http import HTTPStatus
+from typing import Any
 
+import duckdb
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
+from api.query import TooSlow
 from curation.clips.errors import WrongCall
 
 log = logging.getLogger(__name__)
+EVERYWHERE = {"4XX": "Refused; the detail says what to change.", "5XX": "Failed here, or too busy: see Retry-After."}
 
 
 class FieldProblem(BaseModel):
@@ -67,8 +71,37 @@ def _invalid(request: Request, error: Exception) -> JSONResponse:
     return problem(422, detail, request.url.path, errors)
 
 
+def describe(document: dict[str, Any]) -> dict[str, Any]:
+    """An OpenAPI document with our errors in place of FastAPI's: every 4xx and 5xx is a problem, of its media type."""
+    content = {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
+    for path in document["paths"].values():
+        for operation in path.values():
+            answers = operation["responses"]
+            for status in [each for each in answers if each[0] in "45"]:
+                if status == "422" and "HTTPValidationError" in str(answers[status]):
+                    del answers[status]
+                else:
+                    answers[status] = {"description": answers[status]["description"], "content": content}
+            answers |= {each: {"description": words, "content": content} for each, words in EVERYWHERE.items()}
+    for name in ("HTTPValidationError", "ValidationError"):
+        document["components"]["schemas"].pop(name, None)
+    return document
+
+
 def _unusable(request: Request, error: Exception) -> JSONResponse:
     return problem(409, str(error), request.url.path)
+
+
+def _too_slow(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, TooSlow)
+    detail = "this query needs more time or memory than one may take; ask for fewer columns, or filter by fate or rule"
+    return problem(503, detail, request.url.path, headers={"retry-after": "10"})
+
+
+def _files_gone(request: Request, error: Exception) -> JSONResponse:
+    log.error("%s %s could not read the lake", request.method, request.url.path, exc_info=error)
+    detail = "files of this snapshot cannot be read; it may have expired, or the store does not answer: see the log"
+    return problem(503, detail, request.url.path, headers={"retry-after": "30"})
 
 
 def _crashed(request: Request, error: Exception) -> JSONResponse:
@@ -81,4 +114,7 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(HTTPException, _refused)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(WrongCall, _unusable)  # a lake or a recipe of another version
+    app.add_exception_handler(TooSlow, _too_slow)
+    app.add_exception_handler(duckdb.IOException, _files_gone)
+    app.add_exception_handler(FileNotFoundError, _files_gone)
     app.add_exception_handler(Exception, _crashed)

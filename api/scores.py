@@ -8,8 +8,9 @@ from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
+from api.query import name_of
+from api.tables import TableCache, Views
 from curation.clips import Snapshot
 from curation.contracts import signals
 from curation.decide import COMPARE
@@ -22,31 +23,52 @@ UNITS = {"shot_seconds": "s", "duration_seconds": "s"}
 
 @dataclass(frozen=True)
 class Scores:
-    """What was measured of the N clips of a snapshot, and what was decided. A null score is nan."""
+    """What was measured of the N clips of a snapshot, and what was decided. A null score is nan.
+
+    clips: kept, set_aside and one float64 column for each signal that a rule asks for."""
 
     rules: tuple[Rule, ...]
     clips: pa.Table
 
     @staticmethod
-    def of(snapshot: Snapshot, clips: pa.Table) -> "Scores":
-        """clips: the joined clips of the snapshot. The rules are those of the recipe it was made with."""
-        return Scores(rules=parse_recipe(snapshot.commit.recipe, "the recipe of this snapshot").all_rules, clips=clips)
+    def of(snapshot: Snapshot, views: Views, tables: TableCache) -> "Scores":
+        """The rules are those of the recipe the snapshot was made with; only the columns they ask for are read."""
+        rules = parse_recipe(snapshot.commit.recipe, "the recipe of this snapshot").all_rules
+        view = views.open(snapshot, "clips")
+        names = sorted({rule.signal for rule in rules if rule.signal in view.columns})
+
+        def load() -> pa.Table:
+            columns = [
+                "coalesce(d.fate = 'kept', false) AS kept",
+                "coalesce(d.rule LIKE 'content.%', false) AS set_aside",
+            ]
+            columns += [f"{view.columns[name][0]}::DOUBLE AS {name_of(name)}" for name in names]
+            with views.engine.cursor() as reader:
+                return reader.table(f"SELECT {', '.join(columns)} {view.joined(reader, 'clip', names)}")
+
+        return Scores(rules=rules, clips=tables.remember(snapshot, "scores", load))
 
     @cached_property
     def kept(self) -> np.ndarray:
         """bool [N]: kept by the recipe."""
-        return np.asarray(pc.equal(self.clips["fate"], "kept"))
+        return self.clips["kept"].to_numpy()
 
     @cached_property
     def set_aside(self) -> np.ndarray:
         """bool [N]: passed the rules, but is a copy, or one too many of its kind: no threshold here changes that."""
-        return np.asarray(pc.fill_null(pc.starts_with(self.clips["rule"], "content."), False))
+        return self.clips["set_aside"].to_numpy()
 
     def values(self, signal: str) -> np.ndarray:
         """float64 [N]."""
         if signal not in self.clips.column_names:
             return np.full(self.clips.num_rows, np.nan)
-        return self.clips[signal].cast(pa.float64()).to_numpy(zero_copy_only=False)
+        return self.clips[signal].to_numpy()
+
+    def share_below(self, signal: str, value: float) -> float:
+        """Which share of the measured clips has a smaller value; 0 where none was measured."""
+        values = self.values(signal)
+        measured = ~np.isnan(values)
+        return float((values[measured] < value).mean()) if measured.any() else 0.0
 
     def fails(self, rule: Rule, threshold: float | None = None) -> np.ndarray:
         """bool [N]: measured, and not what the rule asks for. What was not measured fails nothing."""

@@ -1,11 +1,11 @@
-"""What the service may do and where it keeps its things; the only reader of environment variables."""
+"""What the service may do and where it keeps its things; the only reader of environment variables but for a caller's token."""
 
 import hashlib
 import os
 import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -52,10 +52,28 @@ class Settings(BaseSettings):
     poll_seconds: float = Field(0.25, gt=0)
     cancel_grace_seconds: float = Field(15.0, ge=0)
     """How long a cancelled job may take to stop by itself, before it is terminated, then killed."""
+    log_level: Literal["debug", "info", "warning", "error"] = "warning"
+    """`info` logs every request; logs are JSON lines on stderr."""
+    shutdown_seconds: int = Field(5, ge=0)
+    """How long requests may still take after Ctrl-C or SIGTERM; jobs go on without the service."""
     max_body_bytes: int = Field(1_000_000, ge=1)
     max_streams: int = Field(64, ge=1)
     table_cache_bytes: int = Field(2**30, ge=0)
     """Tables of snapshots held in memory, at most; the least recently used leave first."""
+    require_tokens: bool = False
+    """Ask for a personal access token even on loopback; any other address always asks for one."""
+    reads_per_minute: int = Field(3000, ge=1)
+    """Requests of one token that only read; more are answered 429."""
+    writes_per_minute: int = Field(120, ge=1)
+    """Requests of one token that change something."""
+    failures_per_minute: int = Field(30, ge=1)
+    """Wrong tokens from one address that are answered 401; more are answered 429."""
+    query_memory: str = Field("1GiB", pattern=r"^[0-9]+(MiB|GiB)$")
+    """What all queries over manifests together may hold in memory; more goes to a temporary folder, up to `query_disk`."""
+    query_disk: str = Field("8GiB", pattern=r"^[0-9]+(MiB|GiB)$")
+    query_threads: int = Field(2, ge=1)
+    query_seconds: float = Field(20.0, gt=0)
+    """A query that takes longer than this is interrupted."""
     score_sample: int = Field(50_000, ge=1)
     """Clips whose scores the page is sent; more are sampled, and its figures are then called estimates."""
 
@@ -96,6 +114,10 @@ class Settings(BaseSettings):
     def answered_hosts(self) -> frozenset[str]:
         """Names that the Host header may carry, lower case, without a port."""
         return frozenset(name.lower() for name in (*LOOPBACK_NAMES, self.host, *self.allowed_hosts))
+
+    @property
+    def asks_for_tokens(self) -> bool:
+        return self.require_tokens or not self.is_loopback
 
     @property
     def is_loopback(self) -> bool:

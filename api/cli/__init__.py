@@ -7,7 +7,7 @@ import traceback
 import typer
 from typer.exceptions import TyperException
 
-from api.cli import curation, demo, doctor, manifest, service, training
+from api.cli import backup, curation, demo, doctor, manifest, openapi, service, token, training
 from curation.clips.errors import WrongCall
 
 HELP = """Raw footage in, a text-to-video model out.
@@ -52,6 +52,10 @@ app.add_typer(training.train_app, name="train")
 app.command("generate")(training.generate_command)
 app.add_typer(training.evaluate_app, name="evaluate")
 app.command("serve")(service.serve_command)
+app.add_typer(token.token_app, name="token")
+app.command("openapi")(openapi.openapi_command)
+app.command("backup")(backup.backup_command)
+app.command("restore")(backup.restore_command)
 app.command("demo")(demo.demo_command)
 
 

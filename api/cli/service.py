@@ -5,9 +5,12 @@ import fcntl
 import socket
 import sys
 from pathlib import Path
-from typing import Annotated, TextIO
+from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
 import typer
+
+if TYPE_CHECKING:
+    from api.settings import Settings
 
 
 def serve_command(
@@ -22,37 +25,54 @@ def serve_command(
     """Serve the dashboard and the REST interface of a lake: data sets, funnels, clips that play, and jobs.
 
     Other settings are environment variables: CINEMILL_ROOTS (folders that jobs may read), CINEMILL_RAY_ADDRESS (run jobs
-    as Ray jobs), CINEMILL_CACHE_DIR, CINEMILL_ALLOWED_HOSTS and more; see api/settings.py.
+    as Ray jobs), CINEMILL_CACHE_DIR, CINEMILL_ALLOWED_HOSTS and more; see api/settings.py. On loopback nobody is asked for a
+    token; any other --host needs one with the scope admin first, see `cinemill token create --help`.
     """
     import uvicorn
-    from pydantic import ValidationError
 
     from api.app import create_app
-    from api.settings import Settings
+    from api.auth import TokenStore
+    from api.database import JobStore
+    from api.tracing import log_as_json
     from curation.clips import WrongCall
 
-    asked = {name: value for name, value in (("host", host), ("port", port), ("data", data)) if value is not None}
-    try:
-        settings = Settings(**asked)  # type: ignore[arg-type]
-    except ValidationError as error:
-        wrong = error.errors()[0]
-        raise WrongCall(f"setting {'.'.join(str(part) for part in wrong['loc'])}: {wrong['msg']}") from None
-    if not settings.is_loopback:
-        print(
-            f"warning: {settings.host} can be reached from other machines: there is no login, and whoever reaches it can "
-            "read the lake and start jobs. Names it is called by must be in CINEMILL_ALLOWED_HOSTS.",
-            file=sys.stderr,
-        )
+    settings = read_settings(host=host, port=port, data=data)
     service = create_app(settings)
     lock = _claim(settings.state_folder)
+    if settings.asks_for_tokens:
+        store = JobStore(settings.state_folder / "jobs.db")
+        if not TokenStore(store.engine).has_admin():
+            raise WrongCall(
+                f"{settings.host} asks every caller for a token, and there is none with the scope admin yet; make one: "
+                f"cinemill token create NAME --scope admin --data {settings.data}"
+            )
+        store.close()
+    log_as_json(sys.stderr, settings.log_level)
     listening = _listen(settings.host, settings.port)
     shown = f"[{settings.host}]" if ":" in settings.host else settings.host
     url = f"http://{shown}:{listening.getsockname()[1]}/"
     print(f"Cinemill serves {settings.data} on {url} (Ctrl-C stops it; running jobs go on)", flush=True)
-    config = uvicorn.Config(service, log_level="warning", server_header=False, timeout_graceful_shutdown=2)
+    config = uvicorn.Config(
+        service, log_config=None, log_level="warning", access_log=False, server_header=False,
+        timeout_graceful_shutdown=settings.shutdown_seconds,
+    )  # fmt: skip
     with contextlib.suppress(KeyboardInterrupt):  # how a service ends; uvicorn has put everything away by then
         uvicorn.Server(config).run(sockets=[listening])
     lock.close()
+
+
+def read_settings(**asked: Any) -> "Settings":
+    """Settings of the environment and what the command line said. Raises WrongCall."""
+    from pydantic import ValidationError
+
+    from api.settings import Settings
+    from curation.clips import WrongCall
+
+    try:
+        return Settings(**{name: value for name, value in asked.items() if value is not None})
+    except ValidationError as error:
+        wrong = error.errors()[0]
+        raise WrongCall(f"setting {'.'.join(str(part) for part in wrong['loc'])}: {wrong['msg']}") from None
 
 
 def _claim(folder: Path) -> TextIO:

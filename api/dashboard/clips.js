@@ -37,7 +37,7 @@ export class ClipGrid {
   }
 
   async show(dataset, snapshot, view, funnel, signals) {
-    this.base = `/v1/datasets/${encodeURIComponent(dataset)}/rows?table=clips&snapshot=${snapshot}&limit=${PAGE}`;
+    this.base = `/v1/datasets/${encodeURIComponent(dataset)}/rows?table=clips&snapshot=${snapshot}&limit=${PAGE}&count=true`;
     this.where = `?dataset=${encodeURIComponent(dataset)}&snapshot=${snapshot}`;
     this.view = view;
     const fates = ["", ...["kept", "rejected", "duplicate"].filter((fate) => funnel.clips[fate] || fate === "kept")];

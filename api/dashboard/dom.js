@@ -66,6 +66,7 @@ export const SIGNS = { ">=": "≥", "<=": "≤", ">": ">", "<": "<" };
 export async function ask(path, options) {
   const response = await fetch(path, options);
   if (response.ok) return response.json();
+  if (response.status === 401) location.assign("/login");
   const problem = await response.json().catch(() => ({}));
   throw Object.assign(new Error(problem.detail || `${path} answered ${response.status}`), { status: response.status });
 }

@@ -1,21 +1,22 @@
 """One clip: what was measured, what was decided and why; and something to look at."""
 
+from datetime import datetime
 from typing import Annotated, Any, Literal
 
-import pyarrow.compute as pc
 from fastapi import APIRouter, Depends, HTTPException, Path, Query
 from fastapi.responses import FileResponse
 from pydantic import BaseModel
 
 from api.deps import NAME, LakeDep, Service, ServiceDep
-from api.pages import plain
+from api.pages import plain, read_row
 from api.previews import Busy
-from api.scores import Verdict, verdicts
+from api.scores import Scores, Verdict, verdicts
 from curation.clips import Snapshot, UnknownSnapshot, UnreadableVideo
 from curation.contracts import signals
 from curation.story import why_null
 
 router = APIRouter(prefix="/v1/clips/{clip_id}", tags=["clips"])
+MOST_DECISIONS = 100
 CLIP_ID = r"^[0-9a-f]{32}$"
 
 
@@ -43,10 +44,8 @@ def find_clip(
     except UnknownSnapshot as error:
         raise HTTPException(404, str(error)) from None
     for place in places:
-        table = here.tables.get(place, "clips")
-        at = pc.index(table["clip_id"], clip_id).as_py()
-        if at >= 0:
-            return FoundClip(table.slice(at, 1).to_pylist()[0], place)
+        if row := read_row(here.views, here.views.open(place, "clips"), clip_id):
+            return FoundClip(row, place)
     raise HTTPException(404, f"no clip {clip_id}; GET /v1/datasets/{{name}}/rows?table=clips lists them")
 
 
@@ -54,7 +53,10 @@ ClipDep = Annotated[FoundClip, Depends(find_clip)]
 
 
 class ClipView(BaseModel):
-    """Everything known of a clip. unmeasured: signals without a number, and why."""
+    """Everything known of a clip. unmeasured: signals without a number, and why.
+
+    distribution: signal that a rule asks for -> share of the measured clips of the snapshot that have less.
+    """
 
     dataset: str
     snapshot: int
@@ -62,8 +64,35 @@ class ClipView(BaseModel):
     sentences: list[str]
     rules: list[Verdict]
     unmeasured: dict[str, str]
+    distribution: dict[str, float]
     preview: str
     poster: str
+
+
+class Decision(BaseModel):
+    """What one snapshot decided about a clip, and what made that snapshot."""
+
+    dataset: str
+    snapshot: int
+    created_at: datetime
+    recipe_hash: str
+    code_version: str
+    measured_by: str
+    fate: str
+    rule: str | None
+    duplicate_of: str | None
+
+
+class Lineage(BaseModel):
+    """From the bytes of a video to the decisions, the newest first."""
+
+    clip_id: str
+    video_id: str
+    uri: str
+    start_seconds: float
+    end_seconds: float
+    detector: str | None
+    decisions: list[Decision]
 
 
 def sentences(row: dict[str, Any]) -> list[str]:
@@ -86,15 +115,47 @@ def unmeasured(row: dict[str, Any]) -> dict[str, str]:
 
 
 @router.get("")
-def read_clip(found: ClipDep) -> ClipView:
-    """The row of the clip with its scores and its decision, and the decision in sentences."""
+def read_clip(found: ClipDep, here: ServiceDep) -> ClipView:
+    """The row of the clip with its scores and its decision, where its scores lie among all, and the decision in sentences."""
     place = found.snapshot
+    scores = Scores.of(place, here.views, here.tables)
+    signals_asked = {rule.signal for rule in scores.rules}
     at = f"/v1/clips/{found.row['clip_id']}"
     where = f"?dataset={place.dataset}&snapshot={place.number}"
     return ClipView(
         dataset=place.dataset, snapshot=place.number, clip=plain(found.row), sentences=sentences(found.row),
         rules=verdicts(place, found.row), unmeasured=unmeasured(found.row),
+        distribution={
+            name: scores.share_below(name, found.row[name]) for name in signals_asked if found.row.get(name) is not None
+        },
         preview=f"{at}/preview.mp4{where}", poster=f"{at}/poster.webp{where}",
+    )  # fmt: skip
+
+
+@router.get("/lineage")
+def read_lineage(found: ClipDep, lake: LakeDep, here: ServiceDep) -> Lineage:
+    """Where the clip comes from, and what the newest hundred snapshots that know it decided."""
+    row = found.row
+    told: list[Decision] = []
+    for commit in reversed(lake.commits()):
+        if len(told) == MOST_DECISIONS:
+            break
+        view = here.views.open(Snapshot(lake, commit), "ledger")
+        with here.views.engine.cursor() as reader:
+            decided = reader.rows(
+                f"SELECT d.fate, d.rule, d.duplicate_of {view.joined(reader, 'clip', [], (row['clip_id'], row['clip_id']))}"
+            )
+        for fate, rule, duplicate_of in decided:
+            told.append(
+                Decision(
+                    dataset=commit.dataset, snapshot=commit.number, created_at=commit.created_at, recipe_hash=commit.recipe_hash,
+                    code_version=commit.code_version, measured_by=commit.measured_by, fate=fate, rule=rule,
+                    duplicate_of=duplicate_of,
+                )
+            )  # fmt: skip
+    return Lineage(
+        clip_id=row["clip_id"], video_id=row["video_id"], uri=row["uri"], start_seconds=row["start_seconds"],
+        end_seconds=row["end_seconds"], detector=row["detector"], decisions=told,
     )  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""The page: one HTML file and its modules, no build step, nothing from elsewhere."""
+"""The page: HTML files and their modules, no build step, nothing from elsewhere."""
 
 from pathlib import Path
 
@@ -11,4 +11,13 @@ FOLDER = Path(__file__).parents[1] / "dashboard"
 
 @router.get("/")
 def open_dashboard() -> FileResponse:
-    return FileResponse(FOLDER / "index.html", headers={"cache-control": "no-cache"})
+    return _page("index.html")
+
+
+@router.get("/login")
+def open_login() -> FileResponse:
+    return _page("login.html")
+
+
+def _page(name: str) -> FileResponse:
+    return FileResponse(FOLDER / name, headers={"cache-control": "no-cache"})

@@ -1,23 +1,24 @@
 """What each rule did, and what other thresholds would do: the funnel, histograms, what-if, and the scores behind them."""
 
 import math
-from typing import Annotated, Any
+from collections import Counter
+from typing import Annotated, Literal
 
-import numpy as np
-import pyarrow.compute as pc
-from fastapi import APIRouter, Depends, HTTPException, Request
+from fastapi import APIRouter, Depends, HTTPException, Query, Request
 from pydantic import BaseModel
 
 from api.deps import ServiceDep, SnapshotDep
+from api.query import name_of
 from api.scores import Histogram, Scores, WhatIf
-from api.settings import Settings
+from api.tables import Kind
 from curation.ledger import counts, funnel
+from curation.recipes import parse_recipe
 
 router = APIRouter(prefix="/v1/datasets/{name}", tags=["statistics"])
 
 
 def find_scores(found: SnapshotDep, here: ServiceDep) -> Scores:
-    return Scores.of(found, here.tables.get(found, "clips"))
+    return Scores.of(found, here.views, here.tables)
 
 
 ScoresDep = Annotated[Scores, Depends(find_scores)]
@@ -58,11 +59,12 @@ class Histograms(BaseModel):
 
 
 class WhatIfView(BaseModel):
-    """Exact counts over every measured clip of the snapshot."""
+    """Counts over every clip of the snapshot: `exact` is true, nothing here is estimated."""
 
     dataset: str
     snapshot: int
     thresholds: dict[str, float]
+    exact: bool
     counts: WhatIf
 
 
@@ -83,19 +85,114 @@ class ScoreColumns(BaseModel):
     signals: dict[str, list[float | None]]
 
 
+class ColumnStatistics(BaseModel):
+    """One number column; what is missing, or no finite number, counts in nothing but `missing`."""
+
+    count: int
+    missing: int
+    min: float | None
+    max: float | None
+    mean: float | None
+    deviation: float | None
+
+
+class Statistics(BaseModel):
+    """Columns of a table over all its rows. words: column -> word -> how often, the hundred most frequent."""
+
+    dataset: str
+    snapshot: int
+    table: str
+    rows: int
+    exact: bool
+    numbers: dict[str, ColumnStatistics]
+    words: dict[str, dict[str, int]]
+
+
+class CoRejection(BaseModel):
+    """clips[i][j]: how many clips both rules[i] and rules[j] reject; on the diagonal, how many rules[i] rejects."""
+
+    dataset: str
+    snapshot: int
+    exact: bool
+    rules: list[str]
+    clips: list[list[int]]
+
+
 @router.get("/funnel")
 def read_funnel(found: SnapshotDep, here: ServiceDep) -> Funnel:
     """Read from the manifest alone: no Ray, no GPU, safe while a run is going."""
-    told, clips, videos = counts(found), here.tables.get(found, "clips"), here.tables.get(found, "videos")
-    kept = clips.filter(pc.equal(clips["fate"], "kept"))
-
-    def seconds(table: Any) -> float:
-        return float(pc.sum(table["duration_seconds"]).as_py() or 0.0)
-
+    told, clips, videos = counts(found), here.views.open(found, "clips"), here.views.open(found, "videos")
+    of_clip, of_video = (view.columns["duration_seconds"][0] for view in (clips, videos))
+    with here.views.engine.cursor() as reader:
+        clip_seconds, kept_seconds = reader.rows(
+            f"SELECT coalesce(sum({of_clip}), 0.0), coalesce(sum({of_clip}) FILTER (d.fate = 'kept'), 0.0) "
+            f"{clips.joined(reader, 'clip', ['duration_seconds'])}"
+        )[0]
+        video_seconds = reader.rows(
+            f"SELECT coalesce(sum({of_video}), 0.0) {videos.joined(reader, 'video', ['duration_seconds'])}"
+        )[0][0]
     return Funnel(
         dataset=found.dataset, snapshot=found.number, videos=told["videos"], clips=told["clips"],
-        video_seconds=seconds(videos), clip_seconds=seconds(clips), kept_seconds=seconds(kept),
+        video_seconds=video_seconds, clip_seconds=clip_seconds, kept_seconds=kept_seconds,
         steps=[FunnelStepView.model_validate(step, from_attributes=True) for step in funnel(found)],
+    )  # fmt: skip
+
+
+@router.get("/statistics")
+def read_statistics(
+    found: SnapshotDep,
+    here: ServiceDep,
+    table: Literal["clips", "videos"] = "clips",
+    columns: Annotated[list[str] | None, Query(max_length=100)] = None,
+) -> Statistics:
+    """Of every number column, or of those named: how many, how few, how large; and how often the words of decisions occur."""
+    view = here.views.open(found, table)
+    names = list(dict.fromkeys(columns or view.numbers))
+    for name in names:
+        if name not in view.numbers:
+            raise HTTPException(422, f"{name[:100]!r} is not a number of this table; it has {', '.join(view.numbers)}")
+    kind: Kind = "clip" if table == "clips" else "video"
+    asked = ["count(*)"]
+    for name in names:
+        value = f"CASE WHEN isfinite({view.columns[name][0]}::DOUBLE) THEN {view.columns[name][0]}::DOUBLE END"
+        asked += [f"{function}({value})" for function in ("count", "min", "max", "avg", "stddev_pop")]
+    with here.views.engine.cursor() as reader:
+        rows, *values = reader.rows(f"SELECT {', '.join(asked)} {view.joined(reader, kind, names)}")[0]
+        words = {
+            name: dict(
+                reader.rows(
+                    f"SELECT {view.columns[name][0]} AS word, count(*) {view.joined(reader, kind, [])} "
+                    f"AND word IS NOT NULL GROUP BY word ORDER BY count(*) DESC, word LIMIT 100"
+                )
+            )
+            for name in ("fate", "stage", "rule", "split")
+        }
+    numbers = {
+        name: ColumnStatistics(count=count, missing=rows - count, min=low, max=high, mean=mean, deviation=deviation)
+        for name, (count, low, high, mean, deviation) in zip(names, zip(*[iter(values)] * 5, strict=True), strict=True)
+    }
+    return Statistics(
+        dataset=found.dataset, snapshot=found.number, table=table, rows=rows, exact=True, numbers=numbers, words=words
+    )
+
+
+@router.get("/corejection")
+def read_co_rejection(found: SnapshotDep, here: ServiceDep) -> CoRejection:
+    """Which rules reject the same clips: a threshold on one of two that always agree changes nothing."""
+    view = here.views.open(found, "clips")
+    with here.views.engine.cursor() as reader:
+        sets = reader.rows(
+            f"SELECT d.failed_rules, count(*) {view.joined(reader, 'clip', [])} AND len(d.failed_rules) > 0 GROUP BY 1"
+        )
+    rules = list(dict.fromkeys(rule for names, _ in sorted(sets, key=lambda each: -each[1]) for rule in names))
+    together: Counter[tuple[str, str]] = Counter()
+    for names, clips in sets:
+        for first in names:
+            for second in names:
+                together[first, second] += clips
+    return CoRejection(
+        dataset=found.dataset, snapshot=found.number, exact=True, rules=rules,
+        clips=[[together[first, second] for second in rules] for first in rules],
     )  # fmt: skip
 
 
@@ -122,34 +219,40 @@ def read_what_if(found: SnapshotDep, scores: ScoresDep, request: Request) -> Wha
         if not math.isfinite(thresholds[name]):
             raise HTTPException(422, f"{name}={text[:40]!r} is not a finite number")
     return WhatIfView(
-        dataset=found.dataset, snapshot=found.number, thresholds=known | thresholds, counts=scores.what_if(thresholds)
-    )
+        dataset=found.dataset, snapshot=found.number, thresholds=known | thresholds, exact=True,
+        counts=scores.what_if(thresholds),
+    )  # fmt: skip
 
 
 @router.get("/scores")
-def read_scores(found: SnapshotDep, scores: ScoresDep, here: ServiceDep) -> ScoreColumns:
-    table = _sample(scores, here.settings)
+def read_scores(found: SnapshotDep, here: ServiceDep) -> ScoreColumns:
+    rules = parse_recipe(found.commit.recipe, "the recipe of this snapshot").all_rules
+    view = here.views.open(found, "clips")
+    signals = list(dict.fromkeys(rule.signal for rule in rules))
+    names = [name for name in dict.fromkeys(("duration_seconds", *signals)) if name in view.columns]
+    columns = ", ".join(f"{view.columns[name][0]}::DOUBLE AS {name_of(name)}" for name in names)
+    most = here.settings.score_sample
+    total = found.commit.counts["clips_in"]
+    # The lowest ids, which are hashes, are a fair sample; twice their share is enough to look through, nearly always.
+    top = f"{min(16**32 - 1, 16**32 * 2 * most // max(total, 1)):032x}"
+    with here.views.engine.cursor() as reader:
+        table = reader.table(
+            f"SELECT d.clip_id, d.fate = 'kept' AS kept, d.rule, {columns} "
+            f"{view.joined(reader, 'clip', names, (' ', top))} ORDER BY d.clip_id LIMIT {most}"
+        )
 
-    def numbers(signal: str) -> list[float | None]:
-        if signal not in table.column_names:
+    def numbers(name: str) -> list[float | None]:
+        if name not in names:
             return [None] * table.num_rows
-        values = table[signal].to_numpy(zero_copy_only=False).astype(float)
-        return [None if math.isnan(value) else float(f"{value:.7g}") for value in values.tolist()]
+        return [None if math.isnan(value) else float(f"{value:.7g}") for value in table[name].to_numpy().tolist()]
 
     return ScoreColumns(
         dataset=found.dataset,
         snapshot=found.number,
-        clips=scores.clips.num_rows,
+        clips=total,
         clip_id=table["clip_id"].to_pylist(),
         duration_seconds=numbers("duration_seconds"),
-        kept=np.asarray(pc.equal(table["fate"], "kept")).tolist(),
+        kept=table["kept"].to_pylist(),
         rule=table["rule"].to_pylist(),
-        signals={rule.signal: numbers(rule.signal) for rule in scores.rules},
+        signals={signal: numbers(signal) for signal in signals},
     )
-
-
-def _sample(scores: Scores, settings: Settings) -> Any:
-    table = scores.clips
-    if table.num_rows <= settings.score_sample:
-        return table
-    return table.take(pc.select_k_unstable(table, settings.score_sample, [("clip_id", "ascending")]))

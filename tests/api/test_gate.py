@@ -1,7 +1,9 @@
 """Hostile requests: none crashes the service, reads outside its folders, or gets a page to do something for it."""
 
+import socket
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 from fastapi.testclient import TestClient
@@ -70,6 +72,76 @@ def test_every_answer_keeps_the_browser_strict(client: TestClient, path: str) ->
 )
 def test_no_path_leads_outside(client: TestClient, path: str) -> None:
     is_problem(client.get(path), 404, 405, 422)
+
+
+ESCAPES = (
+    "..", "../", "../../../../etc/passwd", "..%2f..%2f..%2fetc%2fpasswd", "%2e%2e%2f%2e%2e%2fetc%2fpasswd", "..%252f..%252fetc",
+    "..%5c..%5cetc", "%2fetc%2fpasswd", "//etc/passwd", "/etc/passwd", "demo%00", "%00", "demo%0a", "file:%2f%2f%2fetc%2fpasswd",
+    "~root", "-o", "--out", "%c0%ae%c0%ae%c0%af", "%ff%fe", "CON", ".", ".git", "demo/../../..", "${HOME}", "$(id)", "`id`",
+    "{clip_id}", "x" * 5000, "demo@1", "demo%23demo@1", "..;/", "%u002e%u002e", "s3:%2f%2fbucket", "http:%2f%2f169.254.169.254",
+)  # fmt: skip
+
+
+def test_no_path_parameter_leads_outside(client: TestClient, tmp_path: Path) -> None:
+    """Every place of every path, by every method, against a corpus: refused or unknown, and nothing of the machine shown."""
+    document = client.get("/v1/openapi.json").json()
+    asked = 0
+    for path, operations in document["paths"].items():
+        places = [part for part in path.split("/") if part.startswith("{")]
+        for place in places:
+            for method in operations:
+                for escape in ESCAPES:
+                    filled = path.replace(place, escape)
+                    for other in places:
+                        filled = filled.replace(other, "0" * 32 if other == "{clip_id}" else "demo")
+                    body = {} if method == "post" else None
+                    response = client.request(method, filled, json=body, follow_redirects=False)
+                    asked += 1
+                    assert response.status_code in (404, 405, 307, 422, 400, 401) or _is_a_page(response), filled
+                    assert "root:" not in response.text and "Traceback" not in response.text, filled
+    assert asked > 500
+    print(f"{asked} requests, 0 escapes")
+
+
+def _is_a_page(response: Any) -> bool:
+    """Some escapes only shorten the path, in the client already, to an endpoint that there is."""
+    return response.status_code == 200 and urlsplit(str(response.url)).path in (
+        "",
+        "/",
+        "/v1/datasets",
+        "/v1/jobs",
+        "/v1/recipes",
+        "/v1/tokens",
+    )
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://example.org/x.mp4", "http://169.254.169.254/latest/meta-data", "http://2130706433/x.mp4", "http://0x7f.1/x.mp4",
+        "http://[::ffff:127.0.0.1]/x.mp4", "http://[::1]/x.mp4", "https://user@127.0.0.1/x.mp4", "HTTPS://EXAMPLE.ORG/x.mp4",
+        "ftp://127.0.0.1/x", "rtsp://127.0.0.1/x", "concat:/etc/passwd", "data:video/mp4;base64,AAAA", "file://localhost/etc/passwd",
+        "file:///etc/passwd", "gopher://127.0.0.1", "subfile,,start,0,end,9,,:/etc/passwd", "pipe:0", "\\\\host\\share",
+    ],
+)  # fmt: skip
+def test_sources_are_files_and_buckets_never_urls(
+    make_settings: Any, open_service: Any, footage: Path, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Curation fetches nothing, so a URL is refused before anything connects or resolves a name; in a list of sources, too.
+
+    Without :// an entry of a list is a file's name beside the list, whatever it looks like: it becomes an absolute path.
+    """
+    monkeypatch.setattr(socket, "getaddrinfo", _no_network)
+    monkeypatch.setattr(socket.socket, "connect", _no_network)
+    (footage / "list.csv").write_text(f'uri\n"{url}"\n')
+    with open_service(make_settings()) as client:
+        for source in (url, str(footage / "list.csv")) if "://" in url else (url,):
+            is_problem(client.post("/v1/jobs", json={"sources": [source]}), 403, 422)
+        assert client.get("/v1/jobs").json() == []
+
+
+def _no_network(*words: Any, **_: Any) -> None:
+    raise AssertionError(f"something connects: {words}")
 
 
 def test_bodies_are_bounded_and_must_be_json(client: TestClient, settings: Settings) -> None:

@@ -1,8 +1,11 @@
 """Every route on a real snapshot: it answers, it is described, and its errors have one shape."""
 
 import json
+from pathlib import Path
 from typing import Any
 
+import jsonschema
+import pyarrow.parquet as pq
 import pytest
 from fastapi.testclient import TestClient
 
@@ -26,27 +29,94 @@ def test_every_route_answers(client: TestClient, clips: list[dict[str, Any]]) ->
     """A route that is not in this table, or a line without its route, fails."""
     clip = f"/v1/clips/{clips[0]['clip_id']}"
     asked = {
+        "/healthz": "/healthz",
+        "/readyz": "/readyz",
+        "/metrics": "/metrics",
         "/v1/health": "/v1/health",
         "/v1/jobs": "/v1/jobs",
         "/v1/jobs/{job_id}": None,  # these three: test_jobs.py
         "/v1/jobs/{job_id}/cancel": None,
         "/v1/jobs/{job_id}/events": None,
+        "/v1/recipes": "/v1/recipes",
+        "/v1/recipes/schema": "/v1/recipes/schema",
+        "/v1/recipes/{recipe}": "/v1/recipes/demo",
+        "/v1/recipes/validate": None,  # below
         "/v1/datasets": "/v1/datasets",
         "/v1/datasets/{name}/snapshots": f"{DATASET}/snapshots",
         "/v1/datasets/{name}/rows": f"{DATASET}/rows?table=videos",
+        "/v1/datasets/{name}/filter": None,  # test_filters.py
         "/v1/datasets/{name}/files": f"{DATASET}/files",
+        "/v1/datasets/{name}/parquet": f"{DATASET}/parquet",
         "/v1/datasets/{name}/recipe": f"{DATASET}/recipe",
+        "/v1/datasets/{name}/diff": f"{DATASET}/diff?from=1&to=1",
+        "/v1/datasets/{name}/quarantine": f"{DATASET}/quarantine",
+        "/v1/datasets/{name}/quarantine/retry": None,  # test_quarantine.py
         "/v1/datasets/{name}/funnel": f"{DATASET}/funnel",
         "/v1/datasets/{name}/histograms": f"{DATASET}/histograms",
+        "/v1/datasets/{name}/statistics": f"{DATASET}/statistics",
+        "/v1/datasets/{name}/corejection": f"{DATASET}/corejection",
         "/v1/datasets/{name}/whatif": f"{DATASET}/whatif?visual.sharpness=1000",
         "/v1/datasets/{name}/scores": f"{DATASET}/scores",
         "/v1/clips/{clip_id}": clip,
+        "/v1/clips/{clip_id}/lineage": f"{clip}/lineage",
         "/v1/clips/{clip_id}/preview.mp4": f"{clip}/preview.mp4",
         "/v1/clips/{clip_id}/poster.webp": f"{clip}/poster.webp",
+        "/v1/session": None,  # these four: test_access.py
+        "/v1/tokens": None,
+        "/v1/tokens/{token_id}": None,
+        "/v1/audit": None,
     }
     assert set(client.get("/v1/openapi.json").json()["paths"]) == set(asked)
     for path in filter(None, asked.values()):
         assert client.get(path).status_code == 200, path
+
+
+def test_a_clip_is_told_where_its_scores_lie(client: TestClient, clips: list[dict[str, Any]]) -> None:
+    told = client.get(f"/v1/clips/{clips[0]['clip_id']}").json()
+    assert told["distribution"]
+    for signal, share in told["distribution"].items():
+        measured = [clip[signal] for clip in clips if clip[signal] is not None]
+        assert share == pytest.approx(sum(value < clips[0][signal] for value in measured) / len(measured))
+
+
+def test_lineage_leads_from_the_decisions_to_the_bytes(client: TestClient, clips: list[dict[str, Any]]) -> None:
+    lineage = client.get(f"/v1/clips/{clips[0]['clip_id']}/lineage").json()
+    (decision,) = lineage["decisions"]
+    assert (lineage["uri"], lineage["video_id"]) == (clips[0]["uri"], clips[0]["video_id"])
+    assert (decision["fate"], decision["rule"], decision["snapshot"]) == (clips[0]["fate"], clips[0]["rule"], 1)
+    (snapshot,) = client.get(f"{DATASET}/snapshots").json()
+    assert decision["recipe_hash"] == snapshot["recipe_hash"] and decision["measured_by"]
+
+
+def test_recipes_are_checked_before_they_cost_anything(client: TestClient) -> None:
+    demo = client.get("/v1/recipes/demo").json()
+    right = client.post("/v1/recipes/validate", json={"recipe": demo}).json()
+    (snapshot,) = client.get(f"{DATASET}/snapshots").json()
+    assert (right["valid"], right["hash"]) == (True, snapshot["recipe_hash"])
+    wrong = client.post("/v1/recipes/validate", json={"recipe": demo | {"clip_min_second": 3}}).json()
+    assert wrong["valid"] is False and "did you mean 'clip_min_seconds'" in wrong["problem"]
+    jsonschema.validate(demo, client.get("/v1/recipes/schema").json())
+    assert set(client.get("/v1/recipes/schema").json()["properties"]) == set(demo)
+
+
+def test_parquet_files_are_told_with_their_sizes(client: TestClient) -> None:
+    files = client.get(f"{DATASET}/parquet").json()
+    named = client.get(f"{DATASET}/files").json()["files"]
+    assert {file["uri"] for file in files} == {uri for uris in named.values() for uri in uris}
+    for file in files:
+        assert file["bytes"] == Path(file["uri"]).stat().st_size
+        assert file["rows"] == pq.read_metadata(file["uri"]).num_rows
+
+
+def test_answers_are_packed_but_pictures_and_ranges_are_not(client: TestClient, clips: list[dict[str, Any]]) -> None:
+    packed = client.get(f"{DATASET}/rows?table=clips", headers={"accept-encoding": "gzip"})
+    assert packed.headers["content-encoding"] == "gzip"
+    clip = f"/v1/clips/{clips[0]['clip_id']}"
+    for path in (f"{clip}/poster.webp", f"{clip}/preview.mp4"):
+        assert "content-encoding" not in client.get(path, headers={"accept-encoding": "gzip"}).headers
+    part = client.get(f"{clip}/preview.mp4", headers={"accept-encoding": "gzip", "range": "bytes=10-99"})
+    whole = client.get(f"{clip}/preview.mp4").content
+    assert (part.status_code, part.content) == (206, whole[10:100])
 
 
 def test_the_dashboard_needs_nothing_from_elsewhere(client: TestClient) -> None:

@@ -84,7 +84,8 @@ def test_wrong_calls_are_one_line_and_exit_2(tmp_path: Path) -> None:
         free = ["--data", str(tmp_path), "--port", "0"]
         for arguments, environment, says in (
             (["--data", str(tmp_path), "--port", str(taken.getsockname()[1])], {}, "--port 0 takes a free port"),
-            ([*free, "--host", "192.0.2.1"], {}, "cannot listen on 192.0.2.1"),
+            ([*free, "--host", "0.0.0.0"], {}, "cinemill token create NAME --scope admin"),
+            (free, {"CINEMILL_REQUIRE_TOKENS": "true"}, "cinemill token create NAME --scope admin"),
             (free, {"CINEMILL_STATE_DIR": str(tmp_path / "busy")}, "another service runs"),
             (free, {"CINEMILL_STATE_DIR": str(tmp_path / "file" / "x")}, "cannot write"),
             (free, {"CINEMILL_MAX_RUNNING": "none"}, "max_running"),
@@ -95,4 +96,39 @@ def test_wrong_calls_are_one_line_and_exit_2(tmp_path: Path) -> None:
             )  # fmt: skip
             assert (ended.returncode, ended.stdout) == (2, ""), ended.stderr
             assert says in ended.stderr.splitlines()[-1] and "Traceback" not in ended.stderr
-            assert ("no login" in ended.stderr) is ("--host" in arguments), "warns when not on loopback"
+
+
+def test_a_service_behind_tokens_logs_json_and_stops_gracefully(tmp_path: Path) -> None:
+    """Also what operations ask for: alive, ready, counted, traced."""
+    data = str(tmp_path / "lake")
+    made = subprocess.run(
+        [sys.executable, "-m", "api.cli", "token", "create", "ops", "--scope", "admin", "--data", data],
+        capture_output=True, text=True, cwd=ROOT, timeout=120, check=True,
+    )  # fmt: skip
+    admin = {"authorization": f"Bearer {made.stdout.strip()}"}
+    child = subprocess.Popen(
+        [sys.executable, "-m", "api.cli", "serve", "--data", data, "--port", "0"],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT,
+        env={**os.environ, "CINEMILL_REQUIRE_TOKENS": "true", "CINEMILL_LOG_LEVEL": "info"},
+    )  # fmt: skip
+    try:
+        assert child.stdout is not None
+        url = child.stdout.readline().split(" on ")[1].split()[0].rstrip("/")
+        assert ask(f"{url}/healthz") == (200, b'{"status":"ok"}') and ask(f"{url}/readyz")[0] == 200
+        assert ask(f"{url}/v1/datasets")[0] == 401
+        assert ask(f"{url}/v1/datasets", **admin, **{"x-request-id": "trace-of-mine"})[0] == 200
+        assert ask(f"{url}/v1/clips/{'0' * 32}", **admin)[0] == 404
+        counted = ask(f"{url}/metrics", **admin)[1].decode()
+        child.send_signal(signal.SIGTERM)
+        said = child.communicate(timeout=30)[1]
+    finally:
+        child.kill()
+        child.wait()
+    assert 'cinemill_requests_total{endpoint="/v1/datasets",method="GET",status="200"} 1.0' in counted
+    assert 'endpoint="/v1/clips/{clip_id}"' in counted and "0" * 32 not in counted, "labels are bounded"
+    assert 'cinemill_jobs{state="running"} 0.0' in counted
+    lines = [json.loads(line) for line in said.splitlines()]
+    (mine,) = [line for line in lines if line.get("trace_id") == "trace-of-mine"]
+    assert (mine["path"], mine["status"], mine["level"]) == ("/v1/datasets", 200, "info")
+    assert not any(made.stdout.strip() in json.dumps(line) for line in lines), "no token in a log"
+    assert child.returncode in (0, -signal.SIGTERM)

@@ -1,0 +1,126 @@
+"""DuckDB behind bars: SQL of ours over the Parquet files of one lake, with limits on memory, threads, disk and time."""
+
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+import pyarrow.dataset as pads
+
+from api.settings import Settings
+from curation.clips.storage import filesystem, is_local, join, normalise
+
+AT_A_TIME = 4
+"""Queries that run at the same time; the others wait, for `query_seconds` at most."""
+
+
+class TooSlow(Exception):
+    """A query was interrupted, or no place came free in time."""
+
+
+class QueryEngine:
+    """One database in memory that may read the tables of the lake and nothing else, and cannot be talked into more."""
+
+    def __init__(self, settings: Settings):
+        self.seconds = settings.query_seconds
+        self._places = threading.BoundedSemaphore(AT_A_TIME)
+        self._spill = tempfile.TemporaryDirectory(prefix="cinemill-query-")
+        lake = normalise(settings.data)
+        readable = [str(Path(join(lake, "tables")).resolve()), join(lake, "tables")] if is_local(lake) else []
+        self._database = duckdb.connect()
+        for setting in (
+            f"memory_limit = {text(settings.query_memory)}",
+            f"threads = {settings.query_threads}",
+            f"temp_directory = {text(self._spill.name)}",
+            f"max_temp_directory_size = {text(settings.query_disk)}",
+            "parquet_metadata_cache = true",  # a snapshot's files never change
+            "preserve_insertion_order = false",
+            "autoinstall_known_extensions = false",
+            "autoload_known_extensions = false",
+            "python_enable_replacements = false",
+            f"allowed_directories = [{', '.join(text(folder) for folder in readable)}]",
+            "enable_external_access = false",
+            "lock_configuration = true",
+        ):
+            self._database.execute(f"SET {setting}")
+
+    def close(self) -> None:
+        self._database.close()
+        self._spill.cleanup()
+
+    @contextmanager
+    def cursor(self) -> Iterator["Reader"]:
+        """A connection of one request. Everything in it together may take `query_seconds`; then it raises TooSlow."""
+        if not self._places.acquire(timeout=self.seconds):
+            raise TooSlow
+        cursor = self._database.cursor()
+        watchdog = threading.Timer(self.seconds, cursor.interrupt)
+        watchdog.start()
+        try:
+            yield Reader(cursor, time.monotonic() + self.seconds)
+        except (duckdb.InterruptException, duckdb.OutOfMemoryException):
+            raise TooSlow from None
+        finally:
+            watchdog.cancel()
+            cursor.close()
+            self._places.release()
+
+
+class Reader:
+    """Runs single SELECT statements."""
+
+    def __init__(self, cursor: duckdb.DuckDBPyConnection, until: float):
+        self._cursor = cursor
+        self._until = until
+        self._registered = 0
+
+    def files(self, files: Sequence[str], schema: pa.Schema) -> str:
+        """SQL of a table function over exactly these Parquet files; columns that a file lacks are null in it.
+
+        A table without files has no rows and the columns of `schema`. Files in a bucket are read through Arrow, which has the
+        credentials; DuckDB itself never touches the network.
+        """
+        if not files:
+            return self._register(schema.empty_table())
+        if all(is_local(file) for file in files):
+            return f"read_parquet([{', '.join(text(file) for file in files)}], union_by_name = true)"
+        system, _ = filesystem(files[0])
+        paths = [filesystem(file)[1] for file in files]
+        return self._register(pads.dataset(paths, filesystem=system, format="parquet"))
+
+    def _register(self, rows: Any) -> str:
+        self._registered += 1
+        name = f"registered_{self._registered}"
+        self._cursor.register(name, rows)
+        return name
+
+    def table(self, sql: str, parameters: Sequence[Any] = ()) -> pa.Table:
+        """The rows of one SELECT."""
+        return self._cursor.sql(self._one_select(sql), params=list(parameters)).to_arrow_table()
+
+    def rows(self, sql: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        """The same, for few rows."""
+        return self._cursor.execute(self._one_select(sql), list(parameters)).fetchall()
+
+    def _one_select(self, sql: str) -> str:
+        """The second wall: every statement is ours, and still none but a single SELECT or DESCRIBE runs."""
+        if time.monotonic() > self._until:  # an interrupt between two statements is lost
+            raise TooSlow
+        kinds = [statement.type for statement in self._cursor.extract_statements(sql)]
+        assert kinds == [duckdb.StatementType.SELECT], f"{kinds}: {sql}"
+        return sql
+
+
+def text(value: str) -> str:
+    """A text as an SQL literal."""
+    return "'" + value.replace("'", "''") + "'"
+
+
+def name_of(column: str) -> str:
+    """A column's name as an SQL identifier."""
+    return '"' + column.replace('"', '""') + '"'
