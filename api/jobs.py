@@ -16,12 +16,16 @@ from api.launch import process_start
 from api.retries import UNKNOWN_EXIT
 from api.settings import Settings, child_environment
 
-__all__ = ["UNKNOWN_EXIT", "Executor", "Force", "LocalExecutor", "RayExecutor", "choose_executor", "process_start"]
+__all__ = ["UNKNOWN_EXIT", "Executor", "Force", "LocalExecutor", "NotStarted", "RayExecutor", "choose_executor", "process_start"]
 
 Force = Literal["ask", "terminate", "kill"]
 SUBMIT_SECONDS = 60.0
 LAUNCH_SECONDS = 30.0
 LAUNCH = Path(__file__).parent / "launch.py"
+
+
+class NotStarted(OSError):
+    """Work that could not be started, and surely does not run."""
 
 
 class Executor(Protocol):
@@ -37,6 +41,7 @@ class Executor(Protocol):
         """Begin; answer with the handle and, if there is one here, the process id.
 
         However often, and by however many services, the same `work_id` is started: it runs once, and all get its handle.
+        Raises NotStarted where it surely does not run; after another error it may.
         """
         ...
 
@@ -88,7 +93,7 @@ class LocalExecutor:
             if child.poll() is not None or time.monotonic() > until:
                 child.kill()
                 if not claim.exists():
-                    raise OSError(f"no process for it: {self.complaint(work_id).strip() or 'the launcher said nothing'}")
+                    raise NotStarted(f"no process for it: {self.complaint(work_id).strip() or 'the launcher said nothing'}")
             time.sleep(0.002)
         handle, pid = self._claimed(claim)
         if pid == child.pid:
@@ -171,6 +176,8 @@ class RayExecutor:
                 if "already exists" in str(error):  # an earlier try got through, its answer was lost
                     break
                 if time.monotonic() > until:
+                    if self.ended(f"cinemill-{work_id}") == UNKNOWN_EXIT:  # the cluster answers, and knows nothing of it
+                        raise NotStarted(f"Ray refuses it: {error}") from error
                     raise
                 time.sleep(1.0)
         return f"cinemill-{work_id}", None

@@ -5,11 +5,12 @@ import logging
 import random
 import secrets
 import threading
+from typing import Any
 
 from api.commands import ON_CLUSTER, arguments
 from api.counters import fold, merge, priced
 from api.database import ALIVE, Job, JobStore
-from api.jobs import UNKNOWN_EXIT, Executor, Force
+from api.jobs import UNKNOWN_EXIT, Executor, Force, NotStarted
 from api.outcomes import Outcomes, WrittenOutcomes
 from api.retries import ErrorClass, classify, retry_delay
 from api.settings import Settings
@@ -17,7 +18,7 @@ from api.settings import Settings
 log = logging.getLogger(__name__)
 RESUME = "Submit the same request again to resume: what was finished is not done twice."
 START_TRIES = 5
-"""How often work is started that cannot be, before its job fails. Not as a new attempt: it may have begun unnoticed."""
+"""How often work is started that surely did not begin, before its job fails."""
 
 
 class Runner:
@@ -118,19 +119,22 @@ class Runner:
         except ValueError as error:  # what it names is not there any more
             self._fail(job, "user", str(error))
             return
+        tries, _ = self.trouble.get(job.id, (0, 0.0))
         try:
             handle, pid = self.executor.start(_work_id(job), words)
         except Exception as error:
             log.exception("job %s could not be started", job.id)
-            tries, _ = self.trouble.get(job.id, (0, 0.0))
-            if tries + 1 >= START_TRIES:
-                self._fail(job, "infrastructure", f"it could not be started: {error}")
-            else:
+            said = f"it could not be started: {error}"[:1000]
+            if tries + 1 >= START_TRIES and isinstance(error, NotStarted):
+                self._fail(job, "infrastructure", said)
+            elif tries + 1 >= START_TRIES and job.cancel_requested is not None:
+                self._end(job, "cancelled", error=f"{said}; whether it runs there nobody could find out")
+            else:  # it may have begun unnoticed: no other attempt, but this one once more
+                self.store.note(job.id, [("trouble", {"error": said})], holder=self.name, error=said)
                 self._put_off(job, tries)
             return
-        self.trouble.pop(job.id, None)
         told = {"executor": self.executor.name, "pid": pid, "attempt": job.attempts}
-        self.store.note(job.id, [("started", told)], holder=self.name, handle=handle, pid=pid)
+        self.store.note(job.id, [("started", told)], holder=self.name, handle=handle, pid=pid, error=None)
 
     # --- watching ------------------------------------------------------------------------------------------------
 
@@ -143,6 +147,7 @@ class Runner:
             return
         status = self.executor.ended(job.handle)  # first, so that the last lines of progress are read after the end
         self._pass_progress(job)
+        self.trouble.pop(job.id, None)
         if status is not None:
             self._finish(job, status)
         elif job.cancel_requested is not None:
@@ -176,16 +181,13 @@ class Runner:
             self.executor.stop(handle, force)
 
     def _finish(self, job: Job, status: int) -> None:
-        self.forced.pop(job.id, None)
         outcome = self.outcomes.of(job, status, self.executor.result(_work_id(job)) or {})
         if outcome is not None:
             counters = merge(json.loads(job.counters), outcome.counters)
-            self.store.move(
-                job.id, "succeeded", only_from=ALIVE, holder=self.name, snapshot=outcome.snapshot,
-                result=None if outcome.result is None else json.dumps(outcome.result), counters=json.dumps(counters),
-            )  # fmt: skip
+            result = None if outcome.result is None else json.dumps(outcome.result)
+            self._end(job, "succeeded", snapshot=outcome.snapshot, result=result, counters=json.dumps(counters))
         elif job.cancel_requested is not None:
-            self.store.move(job.id, "cancelled", only_from=ALIVE, holder=self.name, error=RESUME)
+            self._end(job, "cancelled", error=RESUME)
         else:
             complaint = self.executor.complaint(_work_id(job))
             how = "it vanished without a result" if status == UNKNOWN_EXIT else f"it ended with status {status}"
@@ -195,21 +197,22 @@ class Runner:
             if delay is None:
                 self._fail(job, error_class, error)
                 return
-            self.store.move(
-                job.id, "queued", only_from=ALIVE, holder=self.name, error=error, error_class=error_class,
-                not_before=self.store.clock() + delay, handle=None, pid=None,
-            )  # fmt: skip
+            later = self.store.clock() + delay
+            self._end(job, "queued", error=error, error_class=error_class, not_before=later, handle=None, pid=None)
 
     def _put_off(self, job: Job, tries: int) -> None:
         wait = min(self.settings.retry_seconds * 2.0**tries, self.settings.retry_seconds_max)
         self.trouble[job.id] = (tries + 1, self.store.clock() + wait)
 
     def _fail(self, job: Job, error_class: ErrorClass, error: str) -> None:
-        self.trouble.pop(job.id, None)
         again = "" if error_class == "user" else f" {RESUME}"  # the same words would fail again
-        self.store.move(
-            job.id, "failed", only_from=ALIVE, holder=self.name, error=f"{error[:1500]}.{again}", error_class=error_class
-        )
+        self._end(job, "failed", error=f"{error[:1500]}.{again}", error_class=error_class)
+
+    def _end(self, job: Job, state: str, **fields: Any) -> None:
+        """The attempt is over, and what was remembered of it."""
+        self.forced.pop(job.id, None)
+        self.trouble.pop(job.id, None)
+        self.store.move(job.id, state, only_from=ALIVE, holder=self.name, **fields)
 
 
 def _work_id(job: Job) -> str:
