@@ -46,7 +46,7 @@ def arguments(job: Job, settings: Settings) -> list[str]:
             priced = asked.model_copy(
                 update={"price_per_cpu_hour": asked.price_per_cpu_hour or settings.price_per_cpu_hour}
             )
-            return ["jobs", "probe", *asked.sources, *_options(priced, *told), "--json"]
+            return ["jobs", "estimate", *asked.sources, *_options(priced, *told), "--json"]
         case RethresholdRequest():
             listed = _write_list(job, asked, settings)
             words = ["curate", listed, f"--recipe={asked.recipe}", f"--dataset={asked.into or asked.dataset}"]

@@ -164,6 +164,7 @@ class JobStore:
                     job = session.scalars(self._next_in_line(left_out, full)).first()
                     if job is None:
                         return None
+                    job_id = job.id
                     if max_per_owner is not None:
                         self._hold_owner(session, job.owner)
                         if self._count(session, job.owner, ALIVE) >= max_per_owner:
@@ -179,10 +180,9 @@ class JobStore:
                     if session.connection().execute(guarded).rowcount != 1:
                         continue
                     session.add(self._event(job.id, "state", {"state": "running", "attempt": job.attempts + 1}))
-                    job_id = job.id
                 return self.get(job_id)
             except IntegrityError:  # another runner has just begun a job that writes to the same thing
-                left_out.add(job.id)
+                left_out.add(job_id)
 
     def _next_in_line(self, left_out: set[str], full: set[str]) -> Select[tuple[Job]]:
         writing_now = select(Job.writes).where(Job.state.in_(ALIVE), Job.writes.is_not(None))

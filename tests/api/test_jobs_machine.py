@@ -194,7 +194,13 @@ class JobMachine(RuleBasedStateMachine):
     @rule(which=st.integers(0, 1), after=st.integers(0, 4))
     def step_and_stand_still(self, which: int, after: int) -> None:
         """The lease runs out in the middle of a round, and the other service takes over."""
-        self.world.pause_in, self.world.on_pause = after, self.runners[1 - which].step
+
+        def others() -> None:
+            for _ in range(3):  # adopts, finds out that it is over, and begins the next attempt
+                self.runners[1 - which].step()
+                self.world.now += 30.0
+
+        self.world.pause_in, self.world.on_pause = after, others
         self.runners[which].step()
         self.world.pause_in = None
 
