@@ -62,7 +62,12 @@ def arguments(job: Job, settings: Settings) -> list[str]:
             told = ("checkpoint", "prompt", "out", "steps", "guidance", "seed", "schedule")
             return ["generate", *_options(asked, *told, "frames", "height", "width", "fps", "tae"), "--json"]
         case EvaluateRequest():
-            words = ["evaluate", asked.model, *_options(asked, "checkpoint", "tae", "against"), *_manifest(asked, settings)]
+            words = [
+                "evaluate",
+                asked.model,
+                *_options(asked, "checkpoint", "tae", "against"),
+                *_manifest(asked, settings),
+            ]
             return [*words, *([f"--samples={asked.samples}"] if asked.samples else []), "--json"]
         case ExportRequest():
             where = ["--out", settings.data, *_catalog(settings), *_options(asked, "dataset", "snapshot", "table")]

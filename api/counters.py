@@ -20,7 +20,9 @@ def fold(counters: Counters, line: dict[str, Any]) -> Counters:
     if "done" in now:
         now["in"] = now.get("total", now["done"])
         now["out"] = now["done"]
-    counts, costs, numbers = ({k: v for k, v in (line.get(name) or {}).items() if _is_number(v)} for name in ("counts", "costs", "numbers"))
+    counts, costs, numbers = (
+        {k: v for k, v in (line.get(name) or {}).items() if _is_number(v)} for name in ("counts", "costs", "numbers")
+    )
     if any(part in costs for part in CPU_PARTS):
         now["cpu_seconds"] = sum(costs.get(part, 0.0) for part in CPU_PARTS)
     for name in ("cpu_seconds", "gpu_seconds", "bytes"):

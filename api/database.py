@@ -110,7 +110,9 @@ class JobStore:
         """Change the state if it still is one of `only_from`, and `holder` (if given) still has the lease; say whether it was."""
         assert all(state in TRANSITIONS[before] for before in only_from), f"{only_from} -> {state}"
         now = self.clock()
-        told = {"state": state} | {n: fields[n] for n in ("error", "error_class", "snapshot", "not_before") if fields.get(n)}
+        told = {"state": state} | {
+            n: fields[n] for n in ("error", "error_class", "snapshot", "not_before") if fields.get(n)
+        }
         if state in ENDED:
             fields.setdefault("finished_at", now)
         if state not in ALIVE:
@@ -124,7 +126,9 @@ class JobStore:
             session.add(self._event(job_id, "state", told))
         return True
 
-    def note(self, job_id: str, told: Iterable[tuple[str, dict[str, Any]]], *, holder: str | None = None, **fields: Any) -> bool:
+    def note(
+        self, job_id: str, told: Iterable[tuple[str, dict[str, Any]]], *, holder: str | None = None, **fields: Any
+    ) -> bool:
         """Append events (kind, data); `fields` change the job's row with them. False, and nothing written, without the lease."""
         with self._writing() as session, session.begin():
             guarded = update(Job).where(Job.id == job_id).values(id=job_id, **fields)

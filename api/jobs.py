@@ -1,5 +1,6 @@
 """Where the work of a job happens: a child process of this service, or a Ray job. The one door to Ray Jobs."""
 
+import contextlib
 import json
 import os
 import secrets
@@ -16,7 +17,16 @@ from api.launch import process_start
 from api.retries import UNKNOWN_EXIT
 from api.settings import Settings, child_environment
 
-__all__ = ["UNKNOWN_EXIT", "Executor", "Force", "LocalExecutor", "NotStarted", "RayExecutor", "choose_executor", "process_start"]
+__all__ = [
+    "UNKNOWN_EXIT",
+    "Executor",
+    "Force",
+    "LocalExecutor",
+    "NotStarted",
+    "RayExecutor",
+    "choose_executor",
+    "process_start",
+]
 
 Force = Literal["ask", "terminate", "kill"]
 SUBMIT_SECONDS = 60.0
@@ -93,7 +103,9 @@ class LocalExecutor:
             if child.poll() is not None or time.monotonic() > until:
                 child.kill()
                 if not claim.exists():
-                    raise NotStarted(f"no process for it: {self.complaint(work_id).strip() or 'the launcher said nothing'}")
+                    raise NotStarted(
+                        f"no process for it: {self.complaint(work_id).strip() or 'the launcher said nothing'}"
+                    )
             time.sleep(0.002)
         handle, pid = self._claimed(claim)
         if pid == child.pid:
@@ -109,12 +121,12 @@ class LocalExecutor:
     def ended(self, handle: str) -> int | None:
         pid, started = _split(handle)
         child = self.children.get(pid)
-        if child is not None:
-            status = child.poll()
-            if status is not None:
-                del self.children[pid]
-            return status
-        return None if process_start(pid) == started else UNKNOWN_EXIT
+        if process_start(pid) == started:
+            return None
+        if child is not None or not process_start(pid):  # what it started must not write on while the next attempt does
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(pid, signal.SIGKILL)  # before its exit status is read: until then nobody else can have its id
+        return UNKNOWN_EXIT if child is None else self.children.pop(pid).wait()
 
     def stop(self, handle: str, force: Force) -> None:
         pid, started = _split(handle)
@@ -176,7 +188,9 @@ class RayExecutor:
                 if "already exists" in str(error):  # an earlier try got through, its answer was lost
                     break
                 if time.monotonic() > until:
-                    if self.ended(f"cinemill-{work_id}") == UNKNOWN_EXIT:  # the cluster answers, and knows nothing of it
+                    if (
+                        self.ended(f"cinemill-{work_id}") == UNKNOWN_EXIT
+                    ):  # the cluster answers, and knows nothing of it
                         raise NotStarted(f"Ray refuses it: {error}") from error
                     raise
                 time.sleep(1.0)

@@ -84,7 +84,11 @@ class WrittenOutcomes:
                 counters = committed_counters(lake.snapshot(found.dataset, found.number))
             except Exception:  # they are told beside the commit, and do not decide about it
                 log.exception("job %s: no counters from %s@%s", job.id, found.dataset, found.number)
-        return Outcome(snapshot=found.number, result={name: said[name] for name in ("cut",) if name in said} or None, counters=counters)
+        return Outcome(
+            snapshot=found.number,
+            result={name: said[name] for name in ("cut",) if name in said} or None,
+            counters=counters,
+        )
 
     def _forget_list(self, job: Job) -> None:
         system, path = filesystem(sources_list(job, self.settings))
@@ -107,7 +111,9 @@ def _run(job: Job, asked: Any, status: int, said: dict[str, Any]) -> Outcome | N
 def _video(job: Job, asked: Any, status: int, said: dict[str, Any]) -> Outcome | None:
     """The command says what it made only after the file is closed."""
     out = Path(asked.out)
-    return Outcome(result=said) if said.get("path") and out.is_file() and out.stat().st_size and _since(out, job) else None
+    return (
+        Outcome(result=said) if said.get("path") and out.is_file() and out.stat().st_size and _since(out, job) else None
+    )
 
 
 def _cache(job: Job, asked: Any, status: int, said: dict[str, Any]) -> Outcome | None:
@@ -124,7 +130,9 @@ def _export(job: Job, asked: Any, status: int, said: dict[str, Any]) -> Outcome 
             if fresh.suffix == ".parquet":
                 pq.read_metadata(fresh)
             os.replace(fresh, out)
-    elif fresh.is_file() or not (out.is_file() and _since(out, job)):  # the latter: renamed before the service was killed
+    elif fresh.is_file() or not (
+        out.is_file() and _since(out, job)
+    ):  # the latter: renamed before the service was killed
         return None
     if fresh.is_file():
         return None

@@ -36,7 +36,9 @@ class _Footage(Request):
     sources: list[Path_] = Field(min_length=1, max_length=1000)
     recipe: Path_ = Field("demo", description="a recipe's name, or its YAML or TOML file")
     limit: int | None = Field(None, ge=1, le=10**9, description="at most so many new videos")
-    sample: str | None = Field(None, pattern=r"^[A-Za-z0-9_.-]{1,64}:(0?\.[0-9]{1,12}|1|1\.0)$", description="SEED:SHARE")
+    sample: str | None = Field(
+        None, pattern=r"^[A-Za-z0-9_.-]{1,64}:(0?\.[0-9]{1,12}|1|1\.0)$", description="SEED:SHARE"
+    )
 
 
 class CurateRequest(_Footage):
@@ -222,7 +224,9 @@ def allowed_output(path: str, settings: Settings) -> str:
     in_lake = data is not None and (found.is_relative_to(data) or data.is_relative_to(found))
     if "://" in path or in_lake or not any(found != root and found.is_relative_to(root.resolve()) for root in roots):
         names = ", ".join(map(str, roots))
-        raise OutsideRoots(f"{path[:300]!r} is outside the folders that jobs may write into: {names} (CINEMILL_OUTPUTS)")
+        raise OutsideRoots(
+            f"{path[:300]!r} is outside the folders that jobs may write into: {names} (CINEMILL_OUTPUTS)"
+        )
     return str(found)
 
 

@@ -14,6 +14,7 @@ LOST_MACHINES = (  # what Ray, sockets and a busy lake say when the work itself 
     "OutOfMemoryError", "RaySystemError", "RpcError", "NodePreemptedError", "ConnectionError", "ConnectionResetError",
     "ConnectionRefusedError", "BrokenPipeError", "TimeoutError", "CommitFailedException", "CommitStateUnknownException",
     "another run is writing to",
+    "node timed out during startup",
 )  # fmt: skip
 KILLED = (130, -signal.SIGKILL, -signal.SIGTERM, -signal.SIGINT, 128 + signal.SIGKILL, 128 + signal.SIGTERM)
 

@@ -140,7 +140,9 @@ class Runner:
 
     def _watch(self, job: Job) -> None:
         if job.executor != self.executor.name:
-            self._fail(job, "infrastructure", f"it ran on the executor {job.executor!r}, which this service does not have")
+            self._fail(
+                job, "infrastructure", f"it ran on the executor {job.executor!r}, which this service does not have"
+            )
             return
         if job.handle is None:  # the service was stopped between two writes, or the executor refused
             self._begin(job)
@@ -157,7 +159,9 @@ class Runner:
         lines, offset = self.executor.progress(_work_id(job), job.progress_offset)
         if offset == job.progress_offset:
             return
-        newest = {str(line.get("stage", "")): line for line in lines}  # one event a stage and round, however fast it writes
+        newest = {
+            str(line.get("stage", "")): line for line in lines
+        }  # one event a stage and round, however fast it writes
         counters = json.loads(job.counters)
         told = []
         for line in newest.values():
@@ -166,9 +170,7 @@ class Runner:
         counters = priced(counters, self.settings.price_per_cpu_hour, self.settings.price_per_gpu_hour)
         job.counters = json.dumps(counters)
         latest = {"progress": json.dumps(told[-1][1])} if told else {}
-        if not self.store.note(
-            job.id, told, holder=self.name, progress_offset=offset, counters=job.counters, **latest
-        ):
+        if not self.store.note(job.id, told, holder=self.name, progress_offset=offset, counters=job.counters, **latest):
             return
         if any(stage.startswith("commit") for stage in newest):
             self.store.move(job.id, "committing", only_from=("running",), holder=self.name)

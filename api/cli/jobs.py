@@ -27,18 +27,19 @@ HELP = """Hand work to a running service, watch it, stop it.
 RECONNECT_SECONDS = 600.0  # how long a service may be away while it is watched
 
 jobs_app = typer.Typer(help=HELP, no_args_is_help=True)
-Server = Annotated[
-    str, typer.Option(help="Where the service listens.", metavar="URL", envvar="CINEMILL_SERVER")
-]
+Server = Annotated[str, typer.Option(help="Where the service listens.", metavar="URL", envvar="CINEMILL_SERVER")]
 JobId = Annotated[str, typer.Argument(metavar="JOB")]
 HERE = "http://127.0.0.1:8000"
 
 
 @jobs_app.command("submit")
 def submit_command(
-    kind: Annotated[str, typer.Argument(help="curate, rethreshold, encode, train, generate, evaluate, export, estimate.")],
+    kind: Annotated[
+        str, typer.Argument(help="curate, rethreshold, encode, train, generate, evaluate, export, estimate.")
+    ],
     fields: Annotated[
-        list[str] | None, typer.Argument(help="What /v1/openapi.json lists for the kind; values may be JSON.", metavar="NAME=VALUE...")
+        list[str] | None,
+        typer.Argument(help="What /v1/openapi.json lists for the kind; values may be JSON.", metavar="NAME=VALUE..."),
     ] = None,
     key: Annotated[str | None, typer.Option(help="Idempotency-Key: the same key is the same job.")] = None,
     watch: Annotated[bool, typer.Option("--watch", help="Stay until it has ended.")] = False,
@@ -111,7 +112,9 @@ def estimate_command(
     recipe: Annotated[str, typer.Option(help="As for `cinemill curate`.")] = "demo",
     limit: Annotated[int | None, typer.Option(help="Only the first so many videos.")] = None,
     sample: Annotated[str | None, typer.Option(help="As for `cinemill curate`.", metavar="SEED:SHARE")] = None,
-    probe: Annotated[int, typer.Option(min=2, max=200, help="Videos that are curated to learn the cost, at most.")] = 200,
+    probe: Annotated[
+        int, typer.Option(min=2, max=200, help="Videos that are curated to learn the cost, at most.")
+    ] = 200,
     probe_seconds: Annotated[float, typer.Option(min=1.0, help="Seconds of footage among them, at most.")] = 1800.0,
     workers: Annotated[int, typer.Option(min=1, help="Cores that the hours are told for.")] = 16,
     price_per_cpu_hour: Annotated[float | None, typer.Option(min=0.0, help="In any currency.")] = None,
@@ -141,9 +144,16 @@ def estimate_command(
         return
     print(f"{found['videos']} videos; {found['probed']} of them curated ({found['probe_seconds']:.0f} s of footage)")
     print(f"{found['cpu_seconds_per_second']:.2f} CPU seconds for a second of footage")
-    for name, unit in (("footage_hours", "h of footage"), ("cpu_hours", "CPU-hours"), ("hours", f"h on {workers} cores"), ("cost", "cost")):
+    for name, unit in (
+        ("footage_hours", "h of footage"),
+        ("cpu_hours", "CPU-hours"),
+        ("hours", f"h on {workers} cores"),
+        ("cost", "cost"),
+    ):
         if name in found:
-            print(f"{found[name]['value']:12.3f} {unit:<16} {found[name]['low']:.3f} to {found[name]['high']:.3f} (95 %)")
+            print(
+                f"{found[name]['value']:12.3f} {unit:<16} {found[name]['low']:.3f} to {found[name]['high']:.3f} (95 %)"
+            )
 
 
 def _value(text: str) -> Any:
@@ -167,7 +177,9 @@ def _ask(server: str, method: str, path: str, body: Any = None, headers: dict[st
             method, server.rstrip("/") + path, json=body, headers=_headers() | (headers or {}), timeout=60.0
         )
     except (httpx.HTTPError, httpx.InvalidURL) as error:
-        raise WrongCall(f"no service answers at {server} ({error}); `cinemill serve` starts one, --server names another") from None
+        raise WrongCall(
+            f"no service answers at {server} ({error}); `cinemill serve` starts one, --server names another"
+        ) from None
     if answer.is_error:
         raise WrongCall(f"{server} refuses: {_detail(answer)}")
     return answer.json()
@@ -202,7 +214,9 @@ def _events(server: str, job_id: str) -> Iterator[tuple[str, dict[str, Any]]]:
     while True:
         try:
             headers = _headers() | {"last-event-id": str(last)}
-            with httpx.stream("GET", f"{server.rstrip('/')}/v1/jobs/{job_id}/events", headers=headers, timeout=60.0) as answer:
+            with httpx.stream(
+                "GET", f"{server.rstrip('/')}/v1/jobs/{job_id}/events", headers=headers, timeout=60.0
+            ) as answer:
                 if answer.is_error and answer.status_code != 503:
                     answer.read()
                     raise WrongCall(f"{server} refuses: {_detail(answer)}")

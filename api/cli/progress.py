@@ -1,6 +1,7 @@
 """Progress of a run: bars on stderr for people, JSON lines for the service that started it."""
 
 import json
+import os
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -10,6 +11,8 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+PROGRESS = "CINEMILL_PROGRESS"
+"""Environment variable: the file that the service reads."""
 LABELS = {
     "identify": "reading footage",
     "measure": "shots, filters, pictures",
@@ -37,6 +40,13 @@ def status_line(progress: Any) -> str:
         f"{total / max(progress.costs['duration_seconds'], 1e-9):.2f} CPU s per second of video, "
         f"{progress.costs['peak_bytes'] / 2**20:.0f} MiB a worker"
     )
+
+
+def tell_service(stage: str, done: int, total: int, seconds: float, **more: Any) -> None:
+    """A line for the service that started this command, if one did."""
+    if file := os.environ.get(PROGRESS):
+        with open(file, "a") as lines:
+            lines.write(json.dumps({"stage": stage, "done": done, "total": total, "seconds": seconds, **more}) + "\n")
 
 
 class CurationProgress:

@@ -70,7 +70,9 @@ def test_a_job_runs_reports_and_succeeds_by_its_commit(
     with open_service(make_settings(REPORTS)) as client:
         job = submit(client, footage)
         done = wait_for(client, job["id"], "succeeded", "failed")
-        assert (done["state"], done["snapshot"], done["attempts"], done["executor"]) == ("succeeded", 1, 1, "local"), done
+        assert (done["state"], done["snapshot"], done["attempts"], done["executor"]) == ("succeeded", 1, 1, "local"), (
+            done
+        )
         assert done["progress"]["stage"] == "commit"
         told = events(client, job["id"])
         states = [data["state"] for _, kind, data in told if kind == "state"]

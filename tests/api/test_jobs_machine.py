@@ -3,6 +3,7 @@
 Real: the store, its database, the runner. Simulated, as the executor's contract says: processes, the clock, and what a job leaves.
 """
 
+import itertools
 import json
 import logging
 import os
@@ -161,7 +162,11 @@ class JobMachine(RuleBasedStateMachine):
     def _service(self) -> Runner:
         return Runner(self.store, SimulatedExecutor(self.world), SETTINGS, outcomes=self.world, draw=self.draw)
 
-    @rule(owner=st.sampled_from(["ann", "bob"]), priority=st.integers(-1, 1), writes=st.sampled_from([None, "lake", "run"]))
+    @rule(
+        owner=st.sampled_from(["ann", "bob"]),
+        priority=st.integers(-1, 1),
+        writes=st.sampled_from([None, "lake", "run"]),
+    )
     def submit(self, owner: str, priority: int, writes: str | None) -> None:
         if len(self.jobs) >= 8:
             return
@@ -258,7 +263,7 @@ class JobMachine(RuleBasedStateMachine):
             told = self.store.events(job.id, limit=10_000)
             states = [json.loads(each.data)["state"] for each in told if each.kind == "state"]
             assert states[0] == "submitted" and states[-1] == job.state
-            for before, after in zip(states, states[1:], strict=False):
+            for before, after in itertools.pairwise(states):
                 assert after in TRANSITIONS[before], states
             assert states.count("running") == job.attempts <= SETTINGS.max_attempts
             assert (job.lease_owner is not None) == (job.state in ALIVE)

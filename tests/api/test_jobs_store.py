@@ -96,7 +96,9 @@ def test_a_database_of_the_first_services_is_upgraded_with_its_jobs(tmp_path: Pa
 def test_an_upgrade_that_fails_leaves_the_database_as_it_was(tmp_path: Path) -> None:
     file = tmp_path / "jobs.db"
     connection = sqlite3.connect(file)
-    connection.executescript(BEFORE_MIGRATIONS + "CREATE INDEX jobs_one_writer ON jobs (id);")  # the last step will trip over it
+    connection.executescript(
+        BEFORE_MIGRATIONS + "CREATE INDEX jobs_one_writer ON jobs (id);"
+    )  # the last step will trip over it
     before = connection.execute("SELECT name, sql FROM sqlite_master ORDER BY name").fetchall()
     with pytest.raises(Exception, match="jobs_one_writer"):
         JobStore(file)
@@ -167,7 +169,9 @@ def test_many_runners_claim_every_job_once_and_keep_the_limits(open_store: Any) 
 def test_priority_then_age_then_the_time_to_try_again(open_store: Any) -> None:
     now = [100.0]
     store = open_store(clock=lambda: now[0])
-    first, second, urgent = (queued(store, n=i, priority=p) for i, p in enumerate((0, 0, 5)) if now.__setitem__(0, 100.0 + i) is None)
+    first, second, urgent = (
+        queued(store, n=i, priority=p) for i, p in enumerate((0, 0, 5)) if now.__setitem__(0, 100.0 + i) is None
+    )
     assert store.claim("r", 10.0, **CLAIM).id == urgent
     assert store.move(urgent, "queued", only_from=("running",), holder="r", not_before=150.0, error="gone")
     assert [store.claim("r", 10.0, **CLAIM).id for _ in range(2)] == [first, second]
@@ -202,7 +206,9 @@ def test_an_owner_has_so_many_jobs_waiting_and_no_more(open_store: Any) -> None:
         store.submit("curate", {"n": number}, f"k{number}", owner="ann", max_waiting=2)
     with pytest.raises(TooManyJobs, match="ann has 2 jobs waiting"):
         store.submit("curate", {}, owner="ann", max_waiting=2)
-    assert store.submit("curate", {"n": 0}, "k0", owner="ann", max_waiting=2)[1] is False, "one that is there is answered"
+    assert store.submit("curate", {"n": 0}, "k0", owner="ann", max_waiting=2)[1] is False, (
+        "one that is there is answered"
+    )
     assert store.submit("curate", {}, owner="bob", max_waiting=2)[1]
 
 

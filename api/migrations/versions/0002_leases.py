@@ -9,18 +9,18 @@ down_revision = "0001"
 
 def new_columns() -> list[sa.Column]:
     return [
-    sa.Column("owner", sa.String, nullable=False, server_default="local"),
-    sa.Column("priority", sa.Integer, nullable=False, server_default="0"),
-    sa.Column("writes", sa.String),
-    sa.Column("not_before", sa.Float, nullable=False, server_default="0"),
-    sa.Column("place", sa.String),
-    sa.Column("lease_owner", sa.String),
-    sa.Column("lease_until", sa.Float),
-    sa.Column("heartbeat_at", sa.Float),
-    sa.Column("progress_offset", sa.Integer, nullable=False, server_default="0"),
-    sa.Column("counters", sa.String, nullable=False, server_default="{}"),
-    sa.Column("error_class", sa.String),
-    sa.Column("result", sa.String),
+        sa.Column("owner", sa.String, nullable=False, server_default="local"),
+        sa.Column("priority", sa.Integer, nullable=False, server_default="0"),
+        sa.Column("writes", sa.String),
+        sa.Column("not_before", sa.Float, nullable=False, server_default="0"),
+        sa.Column("place", sa.String),
+        sa.Column("lease_owner", sa.String),
+        sa.Column("lease_until", sa.Float),
+        sa.Column("heartbeat_at", sa.Float),
+        sa.Column("progress_offset", sa.Integer, nullable=False, server_default="0"),
+        sa.Column("counters", sa.String, nullable=False, server_default="{}"),
+        sa.Column("error_class", sa.String),
+        sa.Column("result", sa.String),
     ]
 
 
