@@ -188,7 +188,7 @@ class JobStore:
             except IntegrityError:  # another runner has just begun a job that writes to the same thing
                 left_out.add(job_id)
 
-    def _next_in_line(self, left_out: set[str], full: set[str]) -> Select[tuple[Job]]:
+    def _next_in_line(self, left_out: set[str], full: set[str]) -> Select[Job]:
         writing_now = select(Job.writes).where(Job.state.in_(ALIVE), Job.writes.is_not(None))
         return (
             select(Job)

@@ -58,7 +58,7 @@ def migrate(engine: Engine) -> None:
     with writing(engine).connect() as connection:
         if engine.dialect.name == "sqlite":
             # off before BEGIN: a table that others refer to is replaced
-            connection.connection.execute("PRAGMA foreign_keys=OFF")  # type: ignore[attr-defined]
+            connection.connection.execute("PRAGMA foreign_keys=OFF")
         try:
             with connection.begin():
                 if engine.dialect.name == "postgresql":
@@ -70,7 +70,7 @@ def migrate(engine: Engine) -> None:
                 alembic.command.upgrade(config, "head")
         finally:
             if engine.dialect.name == "sqlite":
-                connection.connection.execute("PRAGMA foreign_keys=ON")  # type: ignore[attr-defined]
+                connection.connection.execute("PRAGMA foreign_keys=ON")
 
 
 def _pragmas(connection: Any, _record: Any) -> None:

@@ -128,7 +128,8 @@ def _lengths(uris: Sequence[str]) -> dict[str, float]:
 
 def _chosen(seconds: dict[str, float], most: int, most_seconds: float) -> list[str]:
     """The first of the draw, as many as fit: at least two, so that they can be compared."""
-    chosen, total = [], 0.0
+    chosen: list[str] = []
+    total = 0.0
     for uri, length in seconds.items():
         if len(chosen) >= most or (len(chosen) >= 2 and total + length > most_seconds):
             break

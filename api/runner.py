@@ -85,11 +85,11 @@ class Runner:
                 log.exception("job %s could not be watched; it is looked at again later", job.id)
                 self._put_off(job, tries)
         free = self.settings.max_running - len(self.store.hold(self.name, lease))
-        while free > 0 and (job := self._claim()):
-            if job.cancel_requested is not None:  # while it was going back into the line
-                self.store.move(job.id, "cancelled", only_from=ALIVE, holder=self.name)
+        while free > 0 and (claimed := self._claim()):
+            if claimed.cancel_requested is not None:  # while it was going back into the line
+                self.store.move(claimed.id, "cancelled", only_from=ALIVE, holder=self.name)
                 continue
-            self._begin(job)
+            self._begin(claimed)
             free -= 1
 
     def _claim(self) -> Job | None:

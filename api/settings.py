@@ -132,6 +132,16 @@ class Settings(BaseSettings):
         return self.host in LOOPBACK_NAMES or self.host.startswith("127.")
 
 
+def progress_file() -> str | None:
+    """The file that the service reads, for a command that a service started."""
+    return os.environ.get("CINEMILL_PROGRESS")
+
+
+def access_token() -> str | None:
+    """The token that commands show to a service."""
+    return os.environ.get("CINEMILL_TOKEN")
+
+
 def child_environment(**more: str) -> dict[str, str]:
     """The environment a job's process starts with: ours, and `more`."""
     return {**os.environ, **more}

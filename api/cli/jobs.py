@@ -1,7 +1,6 @@
 """`cinemill jobs`: hand work to a service, look at it, stop it; and what a curation would take."""
 
 import json
-import os
 import secrets
 import sys
 import time
@@ -164,7 +163,9 @@ def _value(text: str) -> Any:
 
 
 def _headers() -> dict[str, str]:
-    token = os.environ.get("CINEMILL_TOKEN")
+    from api.settings import access_token
+
+    token = access_token()
     return {} if token is None else {"authorization": f"Bearer {token}"}
 
 

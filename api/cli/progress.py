@@ -1,7 +1,6 @@
 """Progress of a run: bars on stderr for people, JSON lines for the service that started it."""
 
 import json
-import os
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -11,8 +10,6 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-PROGRESS = "CINEMILL_PROGRESS"
-"""Environment variable: the file that the service reads."""
 LABELS = {
     "identify": "reading footage",
     "measure": "shots, filters, pictures",
@@ -44,7 +41,9 @@ def status_line(progress: Any) -> str:
 
 def tell_service(stage: str, done: int, total: int, seconds: float, **more: Any) -> None:
     """A line for the service that started this command, if one did."""
-    if file := os.environ.get(PROGRESS):
+    from api.settings import progress_file
+
+    if file := progress_file():
         with open(file, "a") as lines:
             lines.write(json.dumps({"stage": stage, "done": done, "total": total, "seconds": seconds, **more}) + "\n")
 
