@@ -23,7 +23,13 @@ from tests.conftest import SAMPLES
 
 ROOT = Path(__file__).parents[2]
 SOME = ("beetle_bw_360p.mp4", "odd_invalid_bitstream_vp9.webm", "black_silent_10s.mp4", "roof_handheld_360p.mp4")
-OF_THE_RUN = ("early_seconds", "decode_seconds", "model_seconds", "filter_seconds", "strip_uri")  # what it cost, and where it lies
+OF_THE_RUN = (
+    "early_seconds",
+    "decode_seconds",
+    "model_seconds",
+    "filter_seconds",
+    "strip_uri",
+)  # what it cost, and where it lies
 
 
 class Server:

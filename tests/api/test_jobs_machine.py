@@ -316,6 +316,22 @@ class JobMachine(RuleBasedStateMachine):
         shutil.rmtree(self.folder)
 
 
+def test_a_service_that_stood_still_does_not_undo_what_its_successor_did() -> None:
+    """The one order of events that random ones hardly find: work ends, its service sleeps, another begins the next attempt."""
+    machine = JobMachine()
+    machine.submit("ann", 0, "lake")
+    machine.step(0)
+    (first,) = machine.world.alive()
+    machine._end(first, "killed")
+    machine.step_and_stand_still(0, after=0)
+    (second,) = machine.world.alive()
+    job = machine.store.get(machine.jobs[0])
+    assert job is not None and second != first
+    assert (job.state, job.attempts, job.handle, job.lease_owner) == ("running", 2, second, machine.runners[1].name)
+    machine.everything_is_in_order()
+    machine.teardown()
+
+
 def run(examples: int, steps: int) -> int:
     """Rules that were run, each followed by every check."""
     JobMachine.steps = 0
