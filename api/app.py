@@ -54,7 +54,7 @@ def create_app(settings: Settings) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        store = JobStore(settings.state_folder / "jobs.db")
+        store = JobStore(settings.database)
         runner = Runner(store, choose_executor(settings), settings)
         previews = PreviewMaker(settings)
         engine = QueryEngine(settings)

@@ -5,7 +5,7 @@ import time
 from sqlalchemy import Engine, select
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
-from api.database import Base
+from api.schema import Base
 
 
 class AuditEntry(Base):

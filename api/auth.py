@@ -11,7 +11,7 @@ from typing import Literal, get_args
 from sqlalchemy import Engine, select, update
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
-from api.database import Base
+from api.schema import Base
 
 Scope = Literal["read", "annotate", "submit", "admin"]
 SCOPES: tuple[Scope, ...] = get_args(Scope)

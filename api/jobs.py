@@ -1,32 +1,58 @@
 """Where the work of a job happens: a child process of this service, or a Ray job. The one door to Ray Jobs."""
 
+import contextlib
 import json
 import os
+import secrets
 import shlex
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
+from api.launch import process_start
+from api.retries import UNKNOWN_EXIT
 from api.settings import Settings, child_environment
+
+__all__ = [
+    "UNKNOWN_EXIT",
+    "Executor",
+    "Force",
+    "LocalExecutor",
+    "NotStarted",
+    "RayExecutor",
+    "choose_executor",
+    "process_start",
+]
 
 Force = Literal["ask", "terminate", "kill"]
 SUBMIT_SECONDS = 60.0
-UNKNOWN_EXIT = -1
-"""What `ended` answers for work that is over but whose exit status nobody can tell any more."""
+LAUNCH_SECONDS = 30.0
+LAUNCH = Path(__file__).parent / "launch.py"
+
+
+class NotStarted(OSError):
+    """Work that could not be started, and surely does not run."""
 
 
 class Executor(Protocol):
     """Starts work, finds it again by its handle after a restart of the service, and stops it."""
 
     name: str
+    place: str
+    """Where its work is: another service can only adopt the work of its own place."""
     options: tuple[str, ...]
-    """What the command line is told besides what was asked for."""
+    """What commands that work on a cluster are told besides what was asked for."""
 
     def start(self, work_id: str, arguments: Sequence[str]) -> tuple[str, int | None]:
-        """Begin; answer with the handle and, if there is one here, the process id."""
+        """Begin; answer with the handle and, if there is one here, the process id.
+
+        However often, and by however many services, the same `work_id` is started: it runs once, and all get its handle.
+        Raises NotStarted where it surely does not run; after another error it may.
+        """
         ...
 
     def ended(self, handle: str) -> int | None:
@@ -58,28 +84,49 @@ class LocalExecutor:
         self.command = settings.job_command
         self.folder = settings.state_folder / "jobs"
         self.children: dict[int, subprocess.Popen[bytes]] = {}
+        self.place = _place(self.folder)
 
     def start(self, work_id: str, arguments: Sequence[str]) -> tuple[str, int | None]:
-        self.folder.mkdir(parents=True, exist_ok=True)
+        claim = self._path(work_id, "pid")
+        if claim.exists():
+            return self._claimed(claim)
         progress = self._path(work_id, "progress")
         progress.touch()
-        with self._path(work_id, "out").open("wb") as out, self._path(work_id, "err").open("wb") as err:
+        with self._path(work_id, "out").open("ab") as out, self._path(work_id, "err").open("ab") as err:
             child = subprocess.Popen(
-                [*self.command, *arguments], stdin=subprocess.DEVNULL, stdout=out, stderr=err,
+                [sys.executable, "-I", "-S", str(LAUNCH), str(claim), *self.command, *arguments],
+                stdin=subprocess.DEVNULL, stdout=out, stderr=err,
                 env=child_environment(CINEMILL_PROGRESS=str(progress)), start_new_session=True,
             )  # fmt: skip
-        self.children[child.pid] = child
-        return f"{child.pid}:{process_start(child.pid)}", child.pid
+        until = time.monotonic() + LAUNCH_SECONDS
+        while not claim.exists():
+            if child.poll() is not None or time.monotonic() > until:
+                child.kill()
+                if not claim.exists():
+                    raise NotStarted(
+                        f"no process for it: {self.complaint(work_id).strip() or 'the launcher said nothing'}"
+                    )
+            time.sleep(0.002)
+        handle, pid = self._claimed(claim)
+        if pid == child.pid:
+            self.children[pid] = child
+        else:  # another service was faster, and ours has left
+            child.wait()
+        return handle, pid
+
+    def _claimed(self, claim: Path) -> tuple[str, int]:
+        handle = claim.read_text()
+        return handle, _split(handle)[0]
 
     def ended(self, handle: str) -> int | None:
         pid, started = _split(handle)
         child = self.children.get(pid)
-        if child is not None:
-            status = child.poll()
-            if status is not None:
-                del self.children[pid]
-            return status
-        return None if process_start(pid) == started else UNKNOWN_EXIT
+        if process_start(pid) == started:
+            return None
+        if child is not None or not process_start(pid):  # what it started must not write on while the next attempt does
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(pid, signal.SIGKILL)  # before its exit status is read: until then nobody else can have its id
+        return UNKNOWN_EXIT if child is None else self.children.pop(pid).wait()
 
     def stop(self, handle: str, force: Force) -> None:
         pid, started = _split(handle)
@@ -124,6 +171,7 @@ class RayExecutor:
 
         self.command = settings.job_command
         self.client = JobSubmissionClient(settings.ray_address)
+        self.place = settings.ray_address
 
     def start(self, work_id: str, arguments: Sequence[str]) -> tuple[str, int | None]:
         until = time.monotonic() + SUBMIT_SECONDS
@@ -140,6 +188,10 @@ class RayExecutor:
                 if "already exists" in str(error):  # an earlier try got through, its answer was lost
                     break
                 if time.monotonic() > until:
+                    if (
+                        self.ended(f"cinemill-{work_id}") == UNKNOWN_EXIT
+                    ):  # the cluster answers, and knows nothing of it
+                        raise NotStarted(f"Ray refuses it: {error}") from error
                     raise
                 time.sleep(1.0)
         return f"cinemill-{work_id}", None
@@ -184,16 +236,19 @@ def choose_executor(settings: Settings) -> Executor:
     return RayExecutor(settings) if settings.ray_address else LocalExecutor(settings)
 
 
-def process_start(pid: int) -> str:
-    """When process `pid` started, in words of the system; empty if it is gone. Tells a process from a later one with its id."""
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        return "" if fields[0] in "ZX" else fields[19]
-    except (OSError, IndexError):
-        if Path("/proc/self/stat").exists():
-            return ""
-    told = subprocess.run(["ps", "-o", "lstart=", "-p", str(pid)], capture_output=True, text=True, check=False)
-    return told.stdout.strip()
+def _place(folder: Path) -> str:
+    """A name for this folder that moves with it: made once, the same for every service that shares it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    file, own = folder / "place", folder / f"place.{secrets.token_hex(8)}"
+    if not file.exists():
+        own.write_text(f"local:{secrets.token_hex(8)}")
+        try:
+            os.link(own, file)
+        except FileExistsError:
+            pass
+        finally:
+            own.unlink()
+    return file.read_text()
 
 
 def _split(handle: str) -> tuple[int, str]:

@@ -47,8 +47,26 @@ class Settings(BaseSettings):
     """None: jobs are child processes. Else the address of a Ray dashboard, like http://127.0.0.1:8265: jobs are Ray jobs."""
     job_command: Annotated[tuple[str, ...], NoDecode] = (sys.executable, "-m", "api.cli")
     """How jobs call the command line; on a Ray cluster, how it is called there."""
+    database_url: str | None = None
+    """Where jobs are kept: postgresql://USER@HOST/NAME. None: `jobs.db` in the state folder (SQLite)."""
+    outputs: Annotated[tuple[str, ...], NoDecode] = ()
+    """Folders that jobs may write runs, caches, clips and exports into. Empty: `runs` beside the data folder."""
     max_running: int = Field(1, ge=1)
-    """Jobs that run at the same time; the others wait."""
+    """Jobs that this service runs at the same time; the others wait."""
+    max_running_per_owner: int = Field(4, ge=1)
+    """Of one owner's jobs, over all services of the database."""
+    max_waiting_per_owner: int = Field(1000, ge=1)
+    """More are refused with 429."""
+    max_attempts: int = Field(3, ge=1)
+    """How often a job is tried when machines fail. What fails by its own words or its own code is not tried again."""
+    retry_seconds: float = Field(10.0, ge=0)
+    """Before the second attempt, about; twice as long before each further one, at most `retry_seconds_max`."""
+    retry_seconds_max: float = Field(600.0, ge=0)
+    lease_seconds: float = Field(15.0, gt=0)
+    """How long running work belongs to a service that gives no sign; then another one with the same database adopts it."""
+    price_per_cpu_hour: float | None = Field(None, ge=0)
+    price_per_gpu_hour: float | None = Field(None, ge=0)
+    """What a job's counters and estimates are priced at, in any currency. None: no costs are told."""
     poll_seconds: float = Field(0.25, gt=0)
     cancel_grace_seconds: float = Field(15.0, ge=0)
     """How long a cancelled job may take to stop by itself, before it is terminated, then killed."""
@@ -77,7 +95,7 @@ class Settings(BaseSettings):
     score_sample: int = Field(50_000, ge=1)
     """Clips whose scores the page is sent; more are sampled, and its figures are then called estimates."""
 
-    @field_validator("roots", "allowed_hosts", "job_command", mode="before")
+    @field_validator("roots", "allowed_hosts", "job_command", "outputs", mode="before")
     @classmethod
     def split_commas(cls, value: object) -> object:
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
@@ -97,6 +115,18 @@ class Settings(BaseSettings):
         folder = self.data_folder
         usual = [Path.cwd().resolve()] if folder is None else [folder.parent, Path.cwd().resolve()]
         return tuple(dict.fromkeys(str(root) for root in usual if root != Path(root.anchor)))
+
+    @property
+    def output_roots(self) -> tuple[Path, ...]:
+        """`outputs`, or what stands in for them. None at all for a lake in a bucket, until folders are named."""
+        if self.outputs:
+            return tuple(Path(folder).resolve() for folder in self.outputs)
+        return () if self.data_folder is None else (self.data_folder.parent / "runs",)
+
+    @property
+    def database(self) -> Path | str:
+        """Where jobs are kept, as `JobStore` takes it."""
+        return self.database_url or self.state_folder / "jobs.db"
 
     @property
     def state_folder(self) -> Path:
@@ -122,6 +152,16 @@ class Settings(BaseSettings):
     @property
     def is_loopback(self) -> bool:
         return self.host in LOOPBACK_NAMES or self.host.startswith("127.")
+
+
+def progress_file() -> str | None:
+    """The file that the service reads, for a command that a service started."""
+    return os.environ.get("CINEMILL_PROGRESS")
+
+
+def access_token() -> str | None:
+    """The token that commands show to a service."""
+    return os.environ.get("CINEMILL_TOKEN")
 
 
 def child_environment(**more: str) -> dict[str, str]:

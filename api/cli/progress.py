@@ -39,6 +39,15 @@ def status_line(progress: Any) -> str:
     )
 
 
+def tell_service(stage: str, done: int, total: int, seconds: float, **more: Any) -> None:
+    """A line for the service that started this command, if one did."""
+    from api.settings import progress_file
+
+    if file := progress_file():
+        with open(file, "a") as lines:
+            lines.write(json.dumps({"stage": stage, "done": done, "total": total, "seconds": seconds, **more}) + "\n")
+
+
 class CurationProgress:
     """Receives curation.pipeline.Progress; a bar a stage when stderr is a terminal, a line a report when a file is named."""
 

@@ -5,6 +5,7 @@ import json
 import os
 import shlex
 import sys
+import time
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -16,6 +17,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bars
 
+from api.cli.progress import tell_service
 from curation.clips.errors import WrongCall
 from training.accelerators import PRICE
 
@@ -434,7 +436,12 @@ def generate_command(
         from training.generate import generate
 
         with _bars(quiet=as_json) as bars:
-            task = bars.add_task("generating", total=steps)
+            task, started = bars.add_task("generating", total=steps), time.monotonic()
+
+            def on_step(done: int, _: Any) -> None:
+                bars.update(task, completed=done)
+                tell_service("generating", done, steps, time.monotonic() - started)
+
             made = generate(
                 checkpoint,
                 prompt,
@@ -448,7 +455,7 @@ def generate_command(
                 width=width,
                 fps=fps,
                 tae=tae,
-                on_step=lambda done, _: bars.update(task, completed=done),
+                on_step=on_step,
             )
     if as_json:
         print(json.dumps({**vars(made), "path": str(made.path)}))
@@ -574,8 +581,13 @@ class _Shown:
     def __init__(self, bars: Bars):
         self.bars = bars
         self.tasks: dict[str, Any] = {}
+        self.started = time.monotonic()
+        self.told = ("", -1)
 
     def __call__(self, progress: "Progress") -> None:
+        if self.told != (progress.phase, progress.done):  # it is called several times a second
+            self.told = (progress.phase, progress.done)
+            tell_service(*self.told, progress.total, time.monotonic() - self.started, numbers=progress.numbers)
         if progress.phase not in self.tasks:
             total = progress.total if progress.phase in ("encoding", "training") else None
             self.tasks[progress.phase] = self.bars.add_task(LABELS[progress.phase], total=total, note="")

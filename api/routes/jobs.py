@@ -5,36 +5,25 @@ import json
 import time
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
-from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
-from fastapi import APIRouter, Header, HTTPException, Query, Response
+from fastapi import APIRouter, Depends, Header, HTTPException, Query, Request, Response
 from fastapi.sse import format_sse_event
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import StreamingResponse
+from starlette.types import Receive, Scope, Send
 
-from api.database import ENDED, STATES, Job, JobStore, SpecConflict
-from api.deps import NAME, JobDep, Service, ServiceDep
-from api.roots import OutsideRoots, allowed_source
+from api.commands import writes
+from api.database import ENDED, STATES, Job, JobStore, SpecConflict, TooManyJobs
+from api.deps import JobDep, Service, ServiceDep
+from api.requests import EstimateRequest, JobRequest, checked
+from api.roots import OutsideRoots
 from curation.clips.errors import WrongCall
-from curation.recipes import load_recipe
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
 PING_SECONDS = 15.0
 LOOK_SECONDS = 0.2
-
-
-class JobRequest(BaseModel):
-    """Footage to curate into a data set of this service's lake."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    kind: Literal["curate"] = "curate"
-    sources: list[Annotated[str, Field(min_length=1, max_length=4096)]] = Field(min_length=1, max_length=1000)
-    recipe: str = Field("demo", min_length=1, max_length=4096, description="a recipe's name, or its YAML or TOML file")
-    dataset: str | None = Field(None, pattern=NAME, description="default: the recipe's name")
-    limit: int | None = Field(None, ge=1, le=10**9, description="at most so many new videos")
 
 
 class JobView(BaseModel):
@@ -43,6 +32,8 @@ class JobView(BaseModel):
     id: str
     kind: str
     request: dict[str, Any]
+    owner: str
+    priority: int
     state: str
     cancel_requested: bool
     attempts: int
@@ -51,47 +42,78 @@ class JobView(BaseModel):
     finished_at: datetime | None
     executor: str | None
     pid: int | None
+    heartbeat_at: datetime | None = Field(description="the last sign of the service that supervises it")
+    retry_at: datetime | None = Field(description="when a job that failed through no fault of its own is tried again")
     progress: dict[str, Any]
+    counters: dict[str, dict[str, Any]] = Field(
+        description="by stage: in, out, rejected by reason, bytes, seconds, cpu_seconds, gpu_seconds, cost; what is known"
+    )
     error: str | None
+    error_class: str | None = Field(description="user, infrastructure (tried again) or failure")
     snapshot: int | None
+    result: dict[str, Any] | None
 
 
 def view(job: Job) -> JobView:
     def moment(seconds: float | None) -> datetime | None:
         return None if seconds is None else datetime.fromtimestamp(seconds, UTC)
 
+    waits = job.state == "queued" and job.not_before > 0
     return JobView(
-        id=job.id, kind=job.kind, request=job.asked, state=job.state, cancel_requested=job.cancel_requested is not None,
-        attempts=job.attempts, created_at=datetime.fromtimestamp(job.created_at, UTC), started_at=moment(job.started_at),
-        finished_at=moment(job.finished_at), executor=job.executor, pid=job.pid, progress=json.loads(job.progress),
-        error=job.error, snapshot=job.snapshot,
+        id=job.id, kind=job.kind, request=job.asked, owner=job.owner, priority=job.priority, state=job.state,
+        cancel_requested=job.cancel_requested is not None, attempts=job.attempts,
+        created_at=datetime.fromtimestamp(job.created_at, UTC), started_at=moment(job.started_at),
+        finished_at=moment(job.finished_at), executor=job.executor, pid=job.pid, heartbeat_at=moment(job.heartbeat_at),
+        retry_at=moment(job.not_before) if waits else None, progress=json.loads(job.progress),
+        counters=json.loads(job.counters), error=job.error, error_class=job.error_class, snapshot=job.snapshot,
+        result=None if job.result is None else json.loads(job.result),
     )  # fmt: skip
 
 
-@router.post("", status_code=201, responses={200: {"model": JobView}, 403: {}, 409: {}})
+def owner_of(request: Request) -> str:
+    """Whose job it is: whom the request was let in as, `local` where nobody has to say."""
+    return getattr(request.state, "owner", "local")
+
+
+OwnerDep = Annotated[str, Depends(owner_of)]
+Key = Annotated[str | None, Header(alias="idempotency-key", min_length=1, max_length=200)]
+
+
+SUBMITTED: dict[int | str, dict[str, Any]] = {200: {"model": JobView}, 403: {}, 409: {}, 429: {}}
+
+
+@router.post("", status_code=201, responses=SUBMITTED)
 def submit_job(
-    asked: JobRequest,
-    here: ServiceDep,
-    response: Response,
-    idempotency_key: Annotated[str | None, Header(min_length=1, max_length=200)] = None,
+    asked: JobRequest, here: ServiceDep, response: Response, owner: OwnerDep, idempotency_key: Key = None
 ) -> JobView:
     """201 with a new job; 200 with the one that this Idempotency-Key made before, 409 if it asked for something else."""
-    roots = here.settings.allowed_roots
+    return _submit(asked, here, response, owner, idempotency_key)
+
+
+@router.post("/estimate", status_code=201, responses=SUBMITTED)
+def estimate_job(
+    asked: EstimateRequest, here: ServiceDep, response: Response, owner: OwnerDep, idempotency_key: Key = None
+) -> JobView:
+    """What curating this would take: a job of its own, whose result has CPU-hours, hours and cost with 95 % intervals."""
+    return _submit(asked, here, response, owner, idempotency_key)
+
+
+def _submit(asked: Any, here: Service, response: Response, owner: str, key: str | None) -> JobView:
     try:
-        sources = [allowed_source(source, roots) for source in asked.sources]
-        recipe = asked.recipe
-        if "/" in recipe or Path(recipe).suffix in (".yaml", ".yml", ".toml"):
-            recipe = allowed_source(recipe, roots)
-        load_recipe(recipe)
+        request = checked(asked, here.settings, here.lake)
     except OutsideRoots as error:
         raise HTTPException(403, str(error)) from None
     except (WrongCall, ValueError) as error:
         raise HTTPException(422, str(error)) from None
-    request = {**asked.model_dump(exclude={"kind"}), "sources": sources, "recipe": recipe}
     try:
-        job, is_new = here.store.submit(asked.kind, request, idempotency_key)
+        job, is_new = here.store.submit(
+            request.kind, request.model_dump(exclude={"kind"}), key, owner=owner, priority=request.priority,
+            writes=writes(request, here.settings), max_waiting=here.settings.max_waiting_per_owner,
+        )  # fmt: skip
     except SpecConflict as error:
         raise HTTPException(409, str(error)) from None
+    except TooManyJobs as error:
+        raise HTTPException(429, str(error), {"retry-after": "60"}) from None
     here.runner.wake()
     response.status_code = 201 if is_new else 200
     response.headers["location"] = f"/v1/jobs/{job.id}"
@@ -102,13 +124,15 @@ def submit_job(
 def list_jobs(
     here: ServiceDep,
     state: Annotated[list[str] | None, Query(max_length=len(STATES))] = None,
+    kind: Annotated[str | None, Query(max_length=40)] = None,
+    owner: Annotated[str | None, Query(max_length=200)] = None,
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
 ) -> list[JobView]:
     """The newest first."""
     wrong = set(state or ()) - set(STATES)
     if wrong:
         raise HTTPException(422, f"state={min(wrong)!r}: there are {', '.join(STATES)}")
-    return [view(job) for job in here.store.jobs(state or STATES, limit)]
+    return [view(job) for job in here.store.jobs(state or STATES, limit, owner=owner, kind=kind)]
 
 
 @router.get("/{job_id}")
@@ -134,28 +158,39 @@ async def follow_job(
     """Server-sent events from the beginning, or after Last-Event-ID; ends when the job has ended and all was sent."""
     if not here.streams.acquire(blocking=False):
         raise HTTPException(503, f"{here.settings.max_streams} streams are open; try again", {"retry-after": "5"})
-    return StreamingResponse(_events(job.id, here, last_event_id or 0), media_type="text/event-stream")
+    return EventStream(here, _events(job.id, here, last_event_id or 0))
+
+
+class EventStream(StreamingResponse):
+    """Server-sent events that give their place back however the connection ends, even before the first byte."""
+
+    def __init__(self, here: Service, events: AsyncIterator[bytes]):
+        super().__init__(events, media_type="text/event-stream")
+        self.here = here
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self.here.streams.release()
 
 
 async def _events(job_id: str, here: Service, after: int) -> AsyncIterator[bytes]:
     spoke_at = time.monotonic()
-    try:
-        while True:
-            is_over, found = await run_in_threadpool(_look, here.store, job_id, after)
-            for event_id, kind, data in found:
-                after = event_id
-                yield format_sse_event(data_str=data, event=kind, id=str(event_id))
-            if found:
-                spoke_at = time.monotonic()
-            elif is_over:
-                return
-            elif time.monotonic() - spoke_at > PING_SECONDS:
-                spoke_at = time.monotonic()
-                yield format_sse_event(comment="still here")
-            else:
-                await asyncio.sleep(LOOK_SECONDS)
-    finally:
-        here.streams.release()
+    while True:
+        is_over, found = await run_in_threadpool(_look, here.store, job_id, after)
+        for event_id, kind, data in found:
+            after = event_id
+            yield format_sse_event(data_str=data, event=kind, id=str(event_id))
+        if found:
+            spoke_at = time.monotonic()
+        elif is_over:
+            return
+        elif time.monotonic() - spoke_at > PING_SECONDS:
+            spoke_at = time.monotonic()
+            yield format_sse_event(comment="still here")
+        else:
+            await asyncio.sleep(LOOK_SECONDS)
 
 
 def _look(store: JobStore, job_id: str, after: int) -> tuple[bool, list[tuple[int, str, str]]]:

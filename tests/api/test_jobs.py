@@ -70,7 +70,9 @@ def test_a_job_runs_reports_and_succeeds_by_its_commit(
     with open_service(make_settings(REPORTS)) as client:
         job = submit(client, footage)
         done = wait_for(client, job["id"], "succeeded", "failed")
-        assert (done["state"], done["snapshot"], done["attempts"], done["executor"]) == ("succeeded", 1, 1, "local")
+        assert (done["state"], done["snapshot"], done["attempts"], done["executor"]) == ("succeeded", 1, 1, "local"), (
+            done
+        )
         assert done["progress"]["stage"] == "commit"
         told = events(client, job["id"])
         states = [data["state"] for _, kind, data in told if kind == "state"]
@@ -160,19 +162,28 @@ def test_running_work_is_adopted_after_a_restart(
         wait_for(client, job_id, "cancelled")
 
 
-def test_work_that_vanished_while_the_service_was_away_failed(
+def test_work_that_vanished_while_the_service_was_away_is_tried_again(
     make_settings: Any, open_service: Any, footage: Path, wait_for: Any
 ) -> None:
-    settings = make_settings(SLEEPS)
+    settings = make_settings(SLEEPS, max_attempts=2, retry_seconds=0.1)
+    pids: list[int] = []
     with open_service(settings) as client:
         job_id = submit(client, footage)["id"]
-        until = time.monotonic() + 10
-        while (pid := client.get(f"/v1/jobs/{job_id}").json()["pid"]) is None:
-            assert time.monotonic() < until
-    os.kill(pid, signal.SIGKILL)
+    for attempt in (1, 2):
+        with open_service(settings) as client:
+            until = time.monotonic() + 10
+            while (pid := client.get(f"/v1/jobs/{job_id}").json()["pid"]) in (None, *pids):
+                assert time.monotonic() < until
+            assert client.get(f"/v1/jobs/{job_id}").json()["attempts"] == attempt
+            pids.append(pid)
+        os.kill(pid, signal.SIGKILL)
     with open_service(settings) as client:
         failed = wait_for(client, job_id, "failed")
+        told = [data for _, kind, data in events(client, job_id) if kind == "state"]
+    assert failed["error_class"] == "infrastructure", "and two attempts are all"
     assert "vanished" in failed["error"] and "Submit the same request again" in failed["error"]
+    assert [data["state"] for data in told] == ["submitted", "queued", "running", "queued", "running", "failed"]
+    assert "vanished" in told[3]["error"]
 
 
 def test_another_process_with_the_same_id_is_not_ours(make_settings: Any) -> None:
@@ -203,9 +214,12 @@ def test_a_transition_happens_once(tmp_path: Path) -> None:
     assert is_new and store.submit("curate", {"sources": ["a"]}, "key")[0].id == job.id
     with pytest.raises(SpecConflict):
         store.submit("curate", {"sources": ["b"]}, "key")
-    assert store.move(job.id, "running", only_from=("submitted",))
-    assert not store.move(job.id, "running", only_from=("submitted",)), "somebody else was faster"
+    assert store.move(job.id, "queued", only_from=("submitted",))
+    assert not store.move(job.id, "queued", only_from=("submitted",)), "somebody else was faster"
+    with pytest.raises(AssertionError):
+        store.move(job.id, "succeeded", only_from=("queued",))
+    assert store.move(job.id, "running", only_from=("queued",))
     assert store.move(job.id, "failed", only_from=("running",), error="no")
     assert not store.move(job.id, "succeeded", only_from=("running", "committing")), "what is over stays over"
-    assert [event.kind for event in store.events(job.id)] == ["state"] * 3
+    assert [event.kind for event in store.events(job.id)] == ["state"] * 4
     store.close()

@@ -34,7 +34,8 @@ def test_every_route_answers(client: TestClient, clips: list[dict[str, Any]]) ->
         "/metrics": "/metrics",
         "/v1/health": "/v1/health",
         "/v1/jobs": "/v1/jobs",
-        "/v1/jobs/{job_id}": None,  # these three: test_jobs.py
+        "/v1/jobs/estimate": None,  # these four: test_jobs*.py
+        "/v1/jobs/{job_id}": None,
         "/v1/jobs/{job_id}/cancel": None,
         "/v1/jobs/{job_id}/events": None,
         "/v1/recipes": "/v1/recipes",

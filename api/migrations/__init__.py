@@ -1,0 +1,1 @@
+"""Steps from one version of the service's database to the next."""
