@@ -342,7 +342,8 @@ class _Run:
                 elif (row["uri"], row["video_id"]) in self.in_lake:
                     self.changed.append(entry)
                 # the container's verdict on a video of the audit sample was not the worker's to find
-                entry.update({k: v for k, v in row.items() if v is not None or not k.startswith("early_")})
+                found = {k: v for k, v in row.items() if k in FACTS}
+                entry.update({k: v for k, v in found.items() if v is not None or not k.startswith("early_")})
             clips += read_staged(self.lake.uri, name, "clips").to_pylist()
             for row in read_staged(self.lake.uri, name, "embeddings").to_pylist():
                 embeddings[row["clip_id"]] = np.asarray(row["embedding"], np.float32)
