@@ -28,7 +28,7 @@ def guarded(
 ) -> Iterator[TestClient]:
     """The demo lake behind tokens."""
     state = tmp_path_factory.mktemp("guarded")
-    asked = {"require_tokens": True, "state_dir": state, "writes_per_minute": 10_000}
+    asked = {"require_tokens": True, "state_dir": state, "writes_per_minute": 10_000, "job_command": ("true",)}
     with open_service(settings.model_copy(update=asked)) as opened:
         yield opened
 
