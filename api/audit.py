@@ -5,6 +5,7 @@ import time
 from sqlalchemy import Engine, select
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
+from api.engine import writing
 from api.schema import Base
 
 
@@ -30,8 +31,7 @@ class AuditLog:
     """Appended to and read, never changed."""
 
     def __init__(self, engine: Engine):
-        self.engine = engine
-        Base.metadata.create_all(engine, tables=[Base.metadata.tables[AuditEntry.__tablename__]])
+        self.engine = writing(engine)
 
     def write(
         self, *, caller: str, caller_name: str, address: str, method: str, path: str, status: int, trace_id: str

@@ -11,6 +11,7 @@ from typing import Literal, get_args
 from sqlalchemy import Engine, select, update
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
+from api.engine import writing
 from api.schema import Base
 
 Scope = Literal["read", "annotate", "submit", "admin"]
@@ -59,8 +60,7 @@ class TokenStore:
     """The table behind a few verbs. Safe to use from several threads."""
 
     def __init__(self, engine: Engine):
-        self.engine = engine
-        Base.metadata.create_all(engine, tables=[Base.metadata.tables[Token.__tablename__]])
+        self.engine = writing(engine)
 
     def create(self, name: str, scopes: Collection[Scope], days: float) -> tuple[Token, str]:
         """The row and the secret, which nothing can tell again. Raises ValueError for words that are no scopes."""

@@ -25,6 +25,7 @@ ENDPOINTS: Mapping[tuple[str, str], Need] = {
     ("GET", "/v1/openapi.json"): "read",
     ("GET", "/v1/health"): "read",
     ("GET", "/v1/jobs"): "read",
+    ("POST", "/v1/jobs/estimate"): "submit",
     ("POST", "/v1/jobs"): "submit",
     ("GET", "/v1/jobs/{job_id}"): "read",
     ("GET", "/v1/jobs/{job_id}/events"): "read",

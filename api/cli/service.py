@@ -40,7 +40,7 @@ def serve_command(
     service = create_app(settings)
     lock = _claim(settings.state_folder)
     if settings.asks_for_tokens:
-        store = JobStore(settings.state_folder / "jobs.db")
+        store = JobStore(settings.database)
         if not TokenStore(store.engine).has_admin():
             raise WrongCall(
                 f"{settings.host} asks every caller for a token, and there is none with the scope admin yet; make one: "

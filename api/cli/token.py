@@ -73,7 +73,7 @@ def _store(data: str | None) -> "TokenStore":
     from api.cli.service import read_settings
     from api.database import JobStore
 
-    return TokenStore(JobStore(read_settings(data=data).state_folder / "jobs.db").engine)
+    return TokenStore(JobStore(read_settings(data=data).database).engine)
 
 
 def _told(token: "Token") -> dict[str, Any]:

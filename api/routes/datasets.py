@@ -8,15 +8,13 @@ from fastapi import APIRouter, Depends, Header, HTTPException, Path, Query, Resp
 from pydantic import BaseModel, ConfigDict, Field
 
 from api.answers import DESCRIBED, Form, accepted, table_answer
-from api.database import SpecConflict
 from api.deps import NAME, LakeDep, Service, ServiceDep, SnapshotDep
 from api.filters import BadFilter, Filter, equals
 from api.pages import Asked, BadPage, plain, read_page
-from api.roots import OutsideRoots, allowed_source
-from api.routes.jobs import JobView
-from api.routes.jobs import view as view_job
+from api.requests import CurateRequest
+from api.routes.jobs import JobView, Key, OwnerDep, submit
 from api.tables import TableName
-from curation.clips import Commit, Lake, Snapshot, WrongCall
+from curation.clips import Commit, Lake, Snapshot
 from curation.clips.schema import TABLES
 from curation.clips.storage import filesystem
 from curation.recipes import load_recipe
@@ -225,7 +223,8 @@ def retry_quarantine(
     name: Annotated[str, Path(pattern=NAME)],
     asked: RetryRequest,
     response: Response,
-    idempotency_key: Annotated[str | None, Header(min_length=1, max_length=200)] = None,
+    owner: OwnerDep,
+    idempotency_key: Key = None,
 ) -> JobView:
     """A job that reads quarantined videos of the newest snapshot again, all or those named, under the recipe they had."""
     if name not in lake.datasets():
@@ -241,21 +240,12 @@ def retry_quarantine(
     if not uris:
         raise HTTPException(409, f"no video of {name} is quarantined")
     recipe = found.commit.recipe["name"]
-    try:
-        sources = [allowed_source(uri, here.settings.allowed_roots) for uri in uris]
-        if load_recipe(recipe).hash != found.commit.recipe_hash:
-            raise WrongCall(f"recipe {recipe!r} is not the one that {name} was made with; submit a job with its file")
-    except OutsideRoots as error:
-        raise HTTPException(403, str(error)) from None
-    request = {"sources": sources, "recipe": recipe, "dataset": name, "limit": None, "retry_quarantined": True}
-    try:
-        job, is_new = here.store.submit("curate", request, idempotency_key)
-    except SpecConflict as error:
-        raise HTTPException(409, str(error)) from None
-    here.runner.wake()
-    response.status_code = 201 if is_new else 200
-    response.headers["location"] = f"/v1/jobs/{job.id}"
-    return view_job(job)
+    if load_recipe(recipe).hash != found.commit.recipe_hash:
+        raise HTTPException(
+            422, f"recipe {recipe!r} is not the one that {name} was made with; submit a job with its file"
+        )
+    again = CurateRequest(sources=uris, recipe=recipe, dataset=name, retry_quarantined=True)
+    return submit(again, here, response, owner, idempotency_key)
 
 
 @router.get("/{name}/recipe")

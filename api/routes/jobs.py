@@ -87,7 +87,7 @@ def submit_job(
     asked: JobRequest, here: ServiceDep, response: Response, owner: OwnerDep, idempotency_key: Key = None
 ) -> JobView:
     """201 with a new job; 200 with the one that this Idempotency-Key made before, 409 if it asked for something else."""
-    return _submit(asked, here, response, owner, idempotency_key)
+    return submit(asked, here, response, owner, idempotency_key)
 
 
 @router.post("/estimate", status_code=201, responses=SUBMITTED)
@@ -95,10 +95,11 @@ def estimate_job(
     asked: EstimateRequest, here: ServiceDep, response: Response, owner: OwnerDep, idempotency_key: Key = None
 ) -> JobView:
     """What curating this would take: a job of its own, whose result has CPU-hours, hours and cost with 95 % intervals."""
-    return _submit(asked, here, response, owner, idempotency_key)
+    return submit(asked, here, response, owner, idempotency_key)
 
 
-def _submit(asked: Any, here: Service, response: Response, owner: str, key: str | None) -> JobView:
+def submit(asked: Any, here: Service, response: Response, owner: str, key: str | None) -> JobView:
+    """Check, submit, wake the runner; problems become HTTP errors."""
     try:
         request = checked(asked, here.settings, here.lake)
     except OutsideRoots as error:
