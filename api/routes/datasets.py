@@ -244,7 +244,9 @@ def retry_quarantine(
         raise HTTPException(
             422, f"recipe {recipe!r} is not the one that {name} was made with; submit a job with its file"
         )
-    again = CurateRequest(sources=uris, recipe=recipe, dataset=name, retry_quarantined=True)
+    again = CurateRequest.model_validate(
+        {"sources": uris, "recipe": recipe, "dataset": name, "retry_quarantined": True}
+    )
     return submit(again, here, response, owner, idempotency_key)
 
 
