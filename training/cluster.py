@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+import torch.distributed as dist
 
 from training.agreement import STOP_FILE, Interruption
 from training.checkpoints import CheckpointFailed
@@ -272,7 +273,9 @@ def train_worker(config: dict[str, Any]) -> None:
     try:
         train_here(run, world, _leaving)
     except LASTING as error:
-        tell_failure(run.out, error)
+        # Where Ray takes a group apart, with a node that goes, PyTorch complains of it by ValueErrors too.
+        if world.size == 1 or dist.is_initialized():
+            tell_failure(run.out, error)
         raise
 
 

@@ -173,7 +173,7 @@ class Generator:
             guidance=guidance,
             on_step=None if on_step is None else lambda done, _: on_step(done + 1, steps),
         )
-        return to_frames(decode_tiled(self.tae, latents, bucket.frames)[0].cpu().numpy())
+        return to_frames(decode_tiled(self.tae, latents, bucket.frames)[0].float().cpu().numpy())
 
     def _rates(self, bucket: Bucket) -> tuple[float, float]:
         """Slowest and fastest frame rate that clips of this bucket had in training; 0 for a picture."""
