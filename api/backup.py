@@ -69,8 +69,9 @@ def restore(settings: Settings, source: Path) -> list[str]:
     """
     places = _databases(settings)
     with contextlib.ExitStack() as held, tempfile.TemporaryDirectory() as folder:
-        for lock in (settings.state_folder / "service.lock", places.get(CATALOG, Path()).parent / ".committer"):
-            _hold(lock, held)
+        _hold(settings.state_folder / "service.lock", held)
+        if CATALOG in places:
+            _hold(places[CATALOG].with_suffix(".committer"), held)
         names = _unpack(source, Path(folder))
         for name in names:
             if name not in places:

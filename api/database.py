@@ -85,15 +85,15 @@ class JobStore:
         states: Sequence[str] = STATES,
         limit: int = 100,
         newest_first: bool = True,
-        owner: str | None = None,
-        kind: str | None = None,
+        owner: Sequence[str] | None = None,
+        kind: Sequence[str] | None = None,
     ) -> list[Job]:
         order = (Job.created_at.desc(), Job.id.desc()) if newest_first else (Job.created_at, Job.id)
         asked = select(Job).where(Job.state.in_(states))
         if owner is not None:
-            asked = asked.where(Job.owner == owner)
+            asked = asked.where(Job.owner.in_(owner))
         if kind is not None:
-            asked = asked.where(Job.kind == kind)
+            asked = asked.where(Job.kind.in_(kind))
         with self._reading() as session:
             return list(session.scalars(asked.order_by(*order).limit(limit)))
 

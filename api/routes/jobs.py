@@ -125,8 +125,8 @@ def submit(asked: Any, here: Service, response: Response, owner: str, key: str |
 def list_jobs(
     here: ServiceDep,
     state: Annotated[list[str] | None, Query(max_length=len(STATES))] = None,
-    kind: Annotated[str | None, Query(max_length=40)] = None,
-    owner: Annotated[str | None, Query(max_length=200)] = None,
+    kind: Annotated[list[str] | None, Query(max_length=20)] = None,
+    owner: Annotated[list[str] | None, Query(max_length=20)] = None,
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
 ) -> list[JobView]:
     """The newest first."""
