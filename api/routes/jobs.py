@@ -17,7 +17,7 @@ from starlette.types import Receive, Scope, Send
 from api.commands import writes
 from api.database import ENDED, STATES, Job, JobStore, SpecConflict, TooManyJobs
 from api.deps import JobDep, Service, ServiceDep
-from api.requests import EstimateRequest, JobRequest, checked
+from api.requests import KINDS, EstimateRequest, JobRequest, checked
 from api.roots import OutsideRoots
 from curation.clips.errors import WrongCall
 
@@ -126,14 +126,16 @@ def list_jobs(
     here: ServiceDep,
     state: Annotated[list[str] | None, Query(max_length=len(STATES))] = None,
     kind: Annotated[list[str] | None, Query(max_length=20)] = None,
-    owner: Annotated[list[str] | None, Query(max_length=20)] = None,
+    owner: Annotated[str, Query(max_length=200, description="whose; everybody's by default")] = "",
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
 ) -> list[JobView]:
     """The newest first."""
     wrong = set(state or ()) - set(STATES)
     if wrong:
         raise HTTPException(422, f"state={min(wrong)!r}: there are {', '.join(STATES)}")
-    return [view(job) for job in here.store.jobs(state or STATES, limit, owner=owner, kind=kind)]
+    if strange := set(kind or ()) - set(KINDS):
+        raise HTTPException(422, f"kind={min(strange)!r}: there are {', '.join(KINDS)}")
+    return [view(job) for job in here.store.jobs(state or STATES, limit, owner=[owner] if owner else None, kind=kind)]
 
 
 @router.get("/{job_id}")
