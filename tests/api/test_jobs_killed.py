@@ -105,6 +105,7 @@ def is_over(job: dict[str, Any]) -> bool:
     return job["state"] in ("succeeded", "failed", "cancelled")
 
 
+@pytest.mark.slow  # one to two minutes
 def test_service_and_work_are_killed_and_nothing_is_lost(
     ray_cluster: None, tmp_path: Path, start_server: Callable[[Path], Server]
 ) -> None:
