@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 import duckdb
 import pyarrow as pa
-import pyarrow.dataset as pads
 
 from curation.clips import statistics
 from curation.clips.commits import Commit
@@ -132,7 +131,7 @@ class Snapshot:
     def _numeric(self) -> set[str]:
         return set(statistics.score_columns(self.arrow("clips").schema))
 
-    def arrow(self, table: str) -> pads.Dataset:
+    def arrow(self, table: str) -> "pads.Dataset":
         """The files of a table as one Arrow data set, read as they are wanted; columns that older files lack are null there."""
         schema = (
             narrow(self._scan(table).projection().as_arrow().empty_table()).schema
@@ -141,6 +140,8 @@ class Snapshot:
         )
         system, _ = filesystem(self.lake.uri)
         paths = [path if is_local(path) else filesystem(path)[1] for path in self.files(table)]
+        import pyarrow.dataset as pads  # takes 1.2 GB of address space, which decoders in prison have not to spare
+
         return pads.dataset(paths, schema=schema, format="parquet", filesystem=system)
 
     def ledger(self) -> pa.Table:
