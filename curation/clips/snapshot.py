@@ -18,6 +18,8 @@ from curation.clips.statistics import FROM_DECISIONS, Statistics
 from curation.clips.storage import filesystem, is_local
 
 if TYPE_CHECKING:
+    import pyarrow.dataset as pads
+
     from curation.clips.manifest import Lake
 
 SPAN = ("start_seconds", "end_seconds")
