@@ -7,7 +7,7 @@ import traceback
 import typer
 from typer.exceptions import TyperException
 
-from api.cli import backup, curation, demo, doctor, jobs, manifest, openapi, service, token, training
+from api.cli import backup, curation, demo, doctor, generation, jobs, manifest, openapi, service, token, training
 from curation.clips.errors import WrongCall
 
 HELP = """Raw footage in, a text-to-video model out.
@@ -49,8 +49,8 @@ app.command("strip")(curation.strip_command)
 app.command("shots")(curation.shots_command)
 app.command("doctor")(doctor.doctor_command)
 app.add_typer(training.train_app, name="train")
-app.command("generate")(training.generate_command)
-app.add_typer(training.evaluate_app, name="evaluate")
+app.command("generate")(generation.generate_command)
+app.add_typer(generation.evaluate_app, name="evaluate")
 app.add_typer(jobs.jobs_app, name="jobs")
 app.command("serve")(service.serve_command)
 app.add_typer(token.token_app, name="token")

@@ -1,31 +1,30 @@
-"""`cinemill train`, `cinemill generate` and `cinemill evaluate`: manifests to weights, prompts to videos, weights to numbers."""
+"""`cinemill train`: manifests to weights."""
 
-import contextlib
 import json
-import os
 import shlex
 import sys
-import time
-from collections.abc import Callable, Iterator
-from datetime import timedelta
+from collections.abc import Callable
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
-from rich.progress import Progress as Bars
 
-from api.cli.progress import tell_service
-from curation.clips.errors import WrongCall
+from api.cli.trainer_console import (
+    Json,
+    Manifest,
+    PhaseBars,
+    bars_on_stderr,
+    print_flow,
+    print_note,
+    run_shown,
+    said_plainly,
+)
 from training.accelerators import PRICE
 
 if TYPE_CHECKING:
     from training.cluster import Launch, Progress
     from training.runs import Kind
 
-os.environ.setdefault("GOMP_SPINCOUNT", "5000")  # before torch loads; see training.cluster.WORKER_ENVIRONMENT
 
 TRAIN_HELP = """Train a model on a snapshot of a manifest.
 
@@ -48,22 +47,8 @@ Before a run on GPUs, `plan` says what fits, how long it takes and what it costs
 OUT holds run.json, metrics.jsonl (one line a step), tensorboard/, checkpoints/, evaluation.json and final/.
 Ctrl-C saves a checkpoint; the same line with --resume continues to the same losses.
 """
-EVALUATE_HELP = """Measure a trained model on a snapshot: reconstruction of an autoencoder, flow loss of a transformer.
-
-  cinemill evaluate tae --checkpoint out/tae --manifest out/lake
-
-  cinemill evaluate video --checkpoint out/video --manifest out/lake --json
-"""
-
 train_app = typer.Typer(help=TRAIN_HELP, no_args_is_help=True)
-evaluate_app = typer.Typer(help=EVALUATE_HELP, no_args_is_help=True)
 
-Manifest = Annotated[
-    str,
-    typer.Option(
-        help="A lake; with #DATASET for one of several, @NUMBER for one snapshot.", metavar="URI[#DATASET][@NUMBER]"
-    ),
-]
 Out = Annotated[str, typer.Option(help="Folder of the run; new, or with --resume this very run's.", metavar="URI")]
 Workers = Annotated[
     str,
@@ -82,11 +67,6 @@ Prepare = Annotated[
 Resume = Annotated[bool, typer.Option("--resume", help="Continue from the newest whole checkpoint.")]
 Address = Annotated[
     str | None, typer.Option(help="A running Ray; one is started on this machine's loopback by default.")
-]
-Json = Annotated[bool, typer.Option("--json", help="Only JSON on stdout.")]
-Tae = Annotated[
-    str | None,
-    typer.Option(help="Folder of the autoencoder, where its copy is not beside the checkpoint.", metavar="URI"),
 ]
 
 
@@ -122,7 +102,7 @@ def train_tae_command(
     def go(show: "Callable[[Progress], None]") -> Path:
         return train_tae(manifest, chosen, out, launch=launch, progress=show, **kept)
 
-    final = _run(go, quiet=as_json)
+    final = run_shown(go, quiet=as_json)
     report = _report(final)
     if as_json:
         print(json.dumps({"final": str(final), **report}))
@@ -133,7 +113,7 @@ def train_tae_command(
             f"  {values['clips']} {split} clips: PSNR median {values['psnr_median']:.1f} dB, worst {values['psnr_worst']:.1f} dB "
             f"(best linear transform: median {values['psnr_linear_median']:.1f} dB); SSIM median {values['ssim_median']:.2f}"
         )
-    _note(report)
+    print_note(report)
     print(
         f"next: cinemill train video --manifest {shlex.quote(manifest)} --tae {shlex.quote(out)} --recipe video_demo --out ..."
     )
@@ -194,13 +174,13 @@ def train_video_command(
     def go(show: "Callable[[Progress], None]") -> Path:
         return train_video(manifest, chosen, out, launch=launch, progress=show, **kept)
 
-    final = _run(go, quiet=as_json)
+    final = run_shown(go, quiet=as_json)
     report = _report(final)
     if as_json:
         print(json.dumps({"final": str(final), **report}))
         return
     print(f"video transformer: {final}")
-    _print_flow(report)
+    print_flow(report)
     print(f'next: cinemill generate --checkpoint {shlex.quote(out)} --prompt "..." --out clip.mp4')
 
 
@@ -228,8 +208,8 @@ def encode_command(
     with said_plainly():
         chosen = load_video_recipe(recipe)
     try:
-        with _bars(quiet=as_json) as bars, said_plainly():
-            shown = _Shown(bars)
+        with bars_on_stderr(quiet=as_json) as bars, said_plainly():
+            shown = PhaseBars(bars)
             filled = encode(
                 manifest,
                 chosen,
@@ -411,121 +391,6 @@ def plan_command(
     print_sources(price)
 
 
-def generate_command(
-    checkpoint: Annotated[
-        str, typer.Option(help="The --out of `cinemill train video`, or one of its checkpoints.", metavar="URI")
-    ],
-    prompt: Annotated[str, typer.Option(help="What should be seen.", metavar="TEXT")],
-    out: Annotated[str, typer.Option(help="The MP4 to write.", metavar="FILE")] = "clip.mp4",
-    steps: Annotated[int, typer.Option(min=1, help="Euler steps; linear-quadratic takes at most 250.")] = 50,
-    guidance: Annotated[float, typer.Option(help="1 follows the model; more leans harder on the prompt.")] = 7.5,
-    seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same clip on the same device.")] = 0,
-    schedule: Annotated[str, typer.Option(help="linear-quadratic or linear.")] = "linear-quadratic",
-    frames: Annotated[int | None, typer.Option(help="A length it was trained on.")] = None,
-    height: Annotated[int | None, typer.Option(help="A height it was trained on, in pixels.")] = None,
-    width: Annotated[int | None, typer.Option(help="A width it was trained on, in pixels.")] = None,
-    fps: Annotated[float | None, typer.Option(help="A frame rate it was trained on.")] = None,
-    tae: Tae = None,
-    as_json: Json = False,
-) -> None:
-    """Make a video from a prompt.
-
-    Example: cinemill generate --checkpoint out/video --prompt "a bee on a flower" --out bee.mp4 --guidance 2
-    """
-    with said_plainly():
-        from training.generate import generate
-
-        with _bars(quiet=as_json) as bars:
-            task, started = bars.add_task("generating", total=steps), time.monotonic()
-
-            def on_step(done: int, _: Any) -> None:
-                bars.update(task, completed=done)
-                tell_service("generating", done, steps, time.monotonic() - started)
-
-            made = generate(
-                checkpoint,
-                prompt,
-                out,
-                steps=steps,
-                guidance=guidance,
-                seed=seed,
-                schedule=schedule,
-                frames=frames,
-                height=height,
-                width=width,
-                fps=fps,
-                tae=tae,
-                on_step=on_step,
-            )
-    if as_json:
-        print(json.dumps({**vars(made), "path": str(made.path)}))
-        return
-    print(f"{made.path}: {made.frames} frames of {made.width}x{made.height} at {made.fps:g} fps, seed {made.seed}")
-
-
-@evaluate_app.command("tae")
-def evaluate_tae_command(
-    checkpoint: Annotated[str, typer.Option(help="The --out of `cinemill train tae`, or a checkpoint.", metavar="URI")],
-    manifest: Manifest,
-    as_json: Json = False,
-) -> None:
-    """PSNR (dB) and SSIM of every kept clip's window, encoded and decoded, beside the best linear transform's."""
-    with said_plainly():
-        from training.evaluation.reconstruction import evaluate_tae
-
-        report = evaluate_tae(checkpoint, manifest)
-    if as_json:
-        print(json.dumps(report))
-        return
-    print(f"{'clip':34}{'split':12}{'PSNR':>7}{'linear':>8}{'SSIM':>7}{'linear':>8}")
-    for clip in report["clips"]:
-        print(
-            f"{clip['clip_id']:34}{clip['split']:12}{clip['psnr']:7.2f}{clip['psnr_linear']:8.2f}"
-            f"{clip['ssim']:7.3f}{clip['ssim_linear']:8.3f}"
-        )
-    _note(report)
-
-
-@evaluate_app.command("video")
-def evaluate_video_command(
-    checkpoint: Annotated[
-        str, typer.Option(help="The --out of `cinemill train video`, or a checkpoint.", metavar="URI")
-    ],
-    manifest: Manifest,
-    tae: Tae = None,
-    samples: Annotated[int, typer.Option(min=0, help="Also generate from so many training captions and compare.")] = 0,
-    against: Annotated[
-        str | None,
-        typer.Option(help="Another run or checkpoint, compared clip by clip on the same noise.", metavar="URI"),
-    ] = None,
-    as_json: Json = False,
-) -> None:
-    """Flow loss at eight fixed times and fixed noise, beside the best Gaussian denoiser's on the same latents."""
-    with said_plainly():
-        from training.evaluation.flow_loss import compare_reports, evaluate_video
-
-        report = evaluate_video(checkpoint, manifest, tae, samples=samples)
-        if against is not None:
-            report["against"] = compare_reports(report, evaluate_video(against, manifest, tae))
-    if as_json:
-        print(json.dumps(report))
-        return
-    _print_flow(report)
-    for split, pairs in report.get("against", {}).items():
-        interval = "" if pairs["ci95"] is None else f" ± {pairs['ci95']:.4f} (95 %)"
-        print(f"  against {against}, {pairs['clips']} {split} clips: {pairs['difference']:+.4f}{interval}")
-
-
-class said_plainly(contextlib.AbstractContextManager):
-    """Inside, a ValueError is the caller's: it becomes one line on stderr and exit code 2."""
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if isinstance(error, ValueError) and not isinstance(error, WrongCall):
-            raise WrongCall(str(error)) from error
-
-
 def _prepare(kind: "Kind", manifest: str, recipe: Any, out: str, as_json: bool, launch: "Launch", **kept: Any) -> None:
     """Write the run's folder for another launcher than Ray Train, which decides on workers itself."""
     from training.prepare import prepare_run
@@ -538,107 +403,5 @@ def _prepare(kind: "Kind", manifest: str, recipe: Any, out: str, as_json: bool, 
     print(json.dumps({"run": str(run.out), "command": command}) if as_json else f"ready: {command}")
 
 
-def _run(go: "Callable[[Callable[[Progress], None]], Path]", quiet: bool) -> Path:
-    """Train with a bar; a worker's failure is told in its own words."""
-    from training.cluster import RunFailed
-
-    try:
-        with _bars(quiet) as bars, said_plainly():
-            return go(_Shown(bars))
-    except RunFailed as error:
-        print(f"cinemill: {' '.join(str(error).split())}", file=sys.stderr)
-        raise typer.Exit(1) from None
-
-
-LABELS = {
-    "starting": "starting workers",
-    "encoding": "clips to latents",
-    "training": "training",
-    "evaluating": "evaluating",
-}
-
-
-def progress_note(progress: "Progress") -> str:
-    """Loss, speed, MFU where the device's peak is known, and the time left: what stands behind the bar."""
-    numbers = progress.numbers
-    if "loss" not in numbers:
-        return ""
-    words = [f"loss {numbers['loss']:.4f}"]
-    for unit in ("tokens", "frames"):
-        if rate := numbers.get(f"{unit}_per_second"):
-            words.append(f"{rate:,.0f} {unit}/s")
-    if "mfu" in numbers:
-        words.append(f"MFU {100 * numbers['mfu']:.0f} %")
-    if progress.phase == "training" and numbers.get("steps_per_second"):
-        left = timedelta(seconds=round((progress.total - progress.done) / numbers["steps_per_second"]))
-        words.append(f"ETA {left}")
-    return "  ".join(words)
-
-
-class _Shown:
-    """Receives training.cluster.Progress; one bar a phase."""
-
-    def __init__(self, bars: Bars):
-        self.bars = bars
-        self.tasks: dict[str, Any] = {}
-        self.started = time.monotonic()
-        self.told = ("", -1)
-
-    def __call__(self, progress: "Progress") -> None:
-        if self.told != (progress.phase, progress.done):  # it is called several times a second
-            self.told = (progress.phase, progress.done)
-            tell_service(*self.told, progress.total, time.monotonic() - self.started, numbers=progress.numbers)
-        if progress.phase not in self.tasks:
-            total = progress.total if progress.phase in ("encoding", "training") else None
-            self.tasks[progress.phase] = self.bars.add_task(LABELS[progress.phase], total=total, note="")
-        note = progress_note(progress)
-        self.bars.update(self.tasks[progress.phase], completed=progress.done, note=note)
-        for phase, task in self.tasks.items():
-            if phase != progress.phase and not self.bars.tasks[task].finished:
-                total = self.bars.tasks[task].total or 1
-                self.bars.update(task, total=total, completed=total)
-
-
-@contextlib.contextmanager
-def _bars(quiet: bool) -> Iterator[Bars]:
-    bars = Bars(
-        TextColumn("{task.description:<20}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("{task.fields[note]}"),
-        console=Console(stderr=True),
-        disable=quiet or not sys.stderr.isatty(),
-    )
-    with bars:
-        yield bars
-
-
 def _report(final: Path) -> dict[str, Any]:
     return json.loads((final.parent / "evaluation.json").read_text())
-
-
-def _print_flow(report: dict[str, Any]) -> None:
-    for split, values in report["summary"].items():
-        bars = ", ".join(
-            f"{words} {values[name]:.4f}"
-            for name, words in (
-                ("gaussian_loss", "best Gaussian denoiser of whole clips"),
-                ("gaussian_loss_per_position", "of single places"),
-                ("mean_velocity_loss", "mean velocity"),
-            )
-            if name in values
-        )
-        print(f"  {values['clips']} {split} clips: flow loss {values['loss']:.4f} ({bars})")
-    for made in report.get("samples", ()):
-        other = "" if made["psnr_other"] is None else f", best other clip {made['psnr_other']:.1f} dB"
-        print(
-            f"  sample of {made['clip_id'][:8]}: {made['psnr']:.1f} dB to its clip "
-            f"(reconstruction: {made['psnr_reconstruction']:.1f} dB){other}"
-        )
-    _note(report)
-
-
-def _note(report: dict[str, Any]) -> None:
-    if report.get("note"):
-        print(f"  note: {report['note']}")
