@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Sequence
-from contextlib import closing
 from typing import Any
 
 import torch
@@ -19,12 +18,10 @@ from training.data.pixels import WindowReader, pixel_shape, read_window, to_sign
 from training.data.plan import Plan, Sample
 from training.evaluation.reconstruction import ReconstructionValidation, evaluate_rows
 from training.evaluation.validation import choose_clips
-from training.kernels import KernelsTold
-from training.loop import Training, run_loop
+from training.loop import Training
 from training.metrics import MetricsLog
 from training.objectives.adversarial import AdversarialObjective
-from training.recipes import recipe_hash
-from training.runs import Run, Setup, check_plan, described, loop_config, open_log, split_rows
+from training.runs import Run, Setup, check_plan, described, open_log, run_steps, split_rows
 from training.world import World
 
 
@@ -35,23 +32,8 @@ def train_autoencoder(run: Run, world: World, interruption: Interruption | None 
     setup = set_up_autoencoder(run, world, agreed_newest(run.storage, world))
     plan, training = setup.plan, setup.training
     log = open_log(run, world, plan, sum(row["split"] != "train" for row in rows), training)
-    with closing(setup.loader):
-        done = run_loop(
-            training,
-            KernelsTold(setup.objective, log),
-            setup.loader,
-            loop_config(recipe),
-            out=run.out,
-            storage=run.storage,
-            world=world,
-            num_rows=len(plan.bucket_of),
-            state={"plan_hash": plan.hash(), "recipe_hash": recipe_hash(recipe), "snapshot": run.snapshot},
-            extra={"trained": described(run, recipe.steps, image_vae_sha256=run.image_vae_sha256)},
-            log=log,
-            validate=setup.validate,
-            work=setup.work,
-            interruption=interruption,
-        )
+    trained = described(run, recipe.steps, image_vae_sha256=run.image_vae_sha256)
+    done = run_steps(run, setup, world, log, trained=trained, interruption=interruption)
     if done and world.is_first:
         model = training.model
         assert isinstance(model, TAE)

@@ -3,7 +3,8 @@
 import json
 import os
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -12,11 +13,13 @@ from urllib.parse import urlparse
 import torch
 
 from models.weights import WEIGHTS, read_config
+from training.agreement import Interruption
 from training.checkpoints import Checkpoint, export_model, list_checkpoints, newest
 from training.data.loader import Loader
 from training.data.plan import Plan, check_splits
 from training.evaluation.validation import Validate
-from training.loop import LoopConfig, Objective, Training
+from training.kernels import KernelsTold
+from training.loop import LoopConfig, Objective, Training, run_loop
 from training.metrics import MetricsLog
 from training.parallel.mesh import ParallelConfig
 from training.recipes import TAERecipe, VideoRecipe, recipe_from, recipe_hash
@@ -199,6 +202,37 @@ def loop_config(recipe: TAERecipe | VideoRecipe) -> LoopConfig:
         validate_every=recipe.validate_every,
         autocast=recipe.autocast,
     )
+
+
+def run_steps(
+    run: Run,
+    setup: Setup,
+    world: World,
+    log: MetricsLog | None,
+    *,
+    trained: dict[str, Any],
+    interruption: Interruption | None = None,
+    after_step: Callable[[int], None] | None = None,
+) -> bool:
+    """The loop over a run's steps; True when done, False when asked to leave. `trained` goes into config.json."""
+    with closing(setup.loader):
+        return run_loop(
+            setup.training,
+            KernelsTold(setup.objective, log),
+            setup.loader,
+            loop_config(run.recipe),
+            out=run.out,
+            storage=run.storage,
+            world=world,
+            num_rows=len(setup.plan.bucket_of),
+            state={"plan_hash": setup.plan.hash(), "recipe_hash": recipe_hash(run.recipe), "snapshot": run.snapshot},
+            extra={"trained": trained},
+            log=log,
+            after_step=after_step,
+            validate=setup.validate,
+            work=setup.work,
+            interruption=interruption,
+        )
 
 
 def open_log(run: Run, world: World, plan: Plan, num_validation: int, training: Training) -> MetricsLog | None:

@@ -3,7 +3,6 @@
 import json
 import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import closing
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -29,13 +28,11 @@ from training.evaluation.flow_loss import FlowValidation, compare_samples, evalu
 from training.evaluation.sample_grid import SampleGrid
 from training.evaluation.validation import choose_clips
 from training.generate import Generator
-from training.kernels import KernelsTold
-from training.loop import LoopConfig, TooManyUnreadable, Training, run_loop
+from training.loop import LoopConfig, TooManyUnreadable, Training
 from training.metrics import MetricsLog
 from training.objectives.flow import FlowObjective
 from training.parallel.apply import parallelize, whole_tensors
-from training.recipes import recipe_hash
-from training.runs import Run, Setup, check_plan, described, loop_config, open_log, split_rows
+from training.runs import Run, Setup, check_plan, described, open_log, run_steps, split_rows
 from training.stages import load_start
 from training.throughput import peak_flops
 from training.world import World
@@ -54,25 +51,9 @@ def train_transformer(run: Run, world: World, interruption: Interruption | None 
     log = open_log(run, world, plan, setup.num_validation, training)
     setup.latents.failed.update(encode_rows(store, plan, world, log))
     trained = described(run, recipe.steps, tae_sha256=run.tae_sha256, text_encoders=encode.identities())
-    with closing(setup.loader):
-        done = run_loop(
-            training,
-            KernelsTold(setup.objective, log),
-            setup.loader,
-            loop_config(recipe),
-            out=run.out,
-            storage=run.storage,
-            world=world,
-            num_rows=len(plan.bucket_of),
-            state={"plan_hash": plan.hash(), "recipe_hash": recipe_hash(recipe), "snapshot": run.snapshot},
-            extra={"trained": trained},
-            log=log,
-            validate=setup.validate,
-            work=setup.work,
-            interruption=interruption,
-            # Of a sharded model every worker takes part; all draw the same pictures, the first keeps them.
-            after_step=sample_grid(run, setup, world) if recipe.sample_every else None,
-        )
+    # Of a sharded model every worker takes part; all draw the same pictures, the first keeps them.
+    grid = sample_grid(run, setup, world) if recipe.sample_every else None
+    done = run_steps(run, setup, world, log, trained=trained, interruption=interruption, after_step=grid)
     weights = whole_tensors(training.average.values) if done else {}
     if done and world.is_first:
         assert run.tae_sha256 is not None
