@@ -2,7 +2,6 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from threading import BoundedSemaphore
 from typing import Any
 
 from fastapi import FastAPI
@@ -27,6 +26,7 @@ from api.query import QueryEngine
 from api.routes import clips, dashboard, datasets, diff, health, jobs, recipes, statistics, tokens
 from api.runner import Runner
 from api.settings import VERSION, Settings
+from api.streams import Streams
 from api.tables import TableCache, Views
 from api.tracing import Tracing
 from curation.clips import Lake
@@ -62,7 +62,7 @@ def create_app(settings: Settings) -> FastAPI:
         app.state.service = Service(
             settings=settings, store=store, runner=runner, lake=lake, tokens=TokenStore(store.engine),
             audit=AuditLog(store.engine), views=Views(engine), tables=TableCache(settings.table_cache_bytes), previews=previews,
-            streams=BoundedSemaphore(settings.max_streams),
+            streams=Streams(settings.max_streams, settings.max_streams_per_owner),
         )  # fmt: skip
         runner.start()
         yield

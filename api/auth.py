@@ -52,6 +52,15 @@ class Caller:
     def may(self, scope: str) -> bool:
         return scope in self.scopes or "admin" in self.scopes
 
+    @property
+    def owner(self) -> str:
+        """Whose jobs this caller's are: tokens of one name belong to one owner."""
+        return "local" if self == LOOPBACK else self.name
+
+    def may_change(self, owner: str) -> bool:
+        """Whether another's job may be stopped by this caller."""
+        return self.owner == owner or self.may("admin")
+
 
 LOOPBACK = Caller("loopback", "loopback", frozenset({"admin"}))
 

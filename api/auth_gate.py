@@ -51,7 +51,6 @@ class Access:
         caller, refusal = await self._admit(scope, service.tokens, method, template, address)
         state = scope.setdefault("state", {})
         state["caller"] = caller
-        state["owner"] = "local" if caller in (None, LOOPBACK) else caller.name  # whose jobs it submits
         audited = changes_something(method, template) and caller is not None
 
         async def send_audited(message: Message) -> None:

@@ -40,7 +40,7 @@ def arguments(job: Job, settings: Settings) -> list[str]:
         case CurateRequest():
             words = ["curate", *asked.sources, *_options(asked, "recipe", "dataset", "limit", "sample", "cut")]
             words += ["--retry-quarantined"] if asked.retry_quarantined else []
-            return [*words, "--out", settings.data, *_catalog(settings), "--json"]
+            return [*words, f"--run={job.id}", "--out", settings.data, *_catalog(settings), "--json"]
         case EstimateRequest():
             told = ("recipe", "limit", "sample", "probe", "probe_seconds", "workers", "price_per_cpu_hour")
             priced = asked.model_copy(
@@ -50,7 +50,7 @@ def arguments(job: Job, settings: Settings) -> list[str]:
         case RethresholdRequest():
             listed = _write_list(job, asked, settings)
             words = ["curate", listed, f"--recipe={asked.recipe}", f"--dataset={asked.into or asked.dataset}"]
-            return [*words, "--out", settings.data, *_catalog(settings), "--json"]
+            return [*words, f"--run={job.id}", "--out", settings.data, *_catalog(settings), "--json"]
         case EncodeRequest():
             return ["train", "encode", *_manifest(asked, settings), *_options(asked, "tae", "out", "recipe"), "--json"]
         case TrainRequest():

@@ -2,17 +2,17 @@
 
 import re
 from dataclasses import dataclass
-from threading import Semaphore
 from typing import Annotated
 
 from fastapi import Depends, HTTPException, Path, Query, Request, Response
 
 from api.audit import AuditLog
-from api.auth import TokenStore
+from api.auth import Caller, TokenStore
 from api.database import Job, JobStore
 from api.previews import PreviewMaker
 from api.runner import Runner
 from api.settings import VERSION, Settings
+from api.streams import Streams
 from api.tables import TableCache, Views
 from curation.clips import Lake, Snapshot, UnknownSnapshot
 
@@ -33,7 +33,7 @@ class Service:
     views: Views
     tables: TableCache
     previews: PreviewMaker
-    streams: Semaphore
+    streams: Streams
 
 
 def service(request: Request) -> Service:
@@ -41,6 +41,15 @@ def service(request: Request) -> Service:
 
 
 ServiceDep = Annotated[Service, Depends(service)]
+
+
+def caller(request: Request) -> Caller:
+    """Whom the request was let in as."""
+    found: Caller = request.state.caller
+    return found
+
+
+CallerDep = Annotated[Caller, Depends(caller)]
 
 
 def find_lake(here: ServiceDep) -> Lake:

@@ -34,10 +34,6 @@ class Outcome:
 class Outcomes(Protocol):
     """What the runner asks about the things that jobs write."""
 
-    def before(self, job: Job) -> dict[str, Any]:
-        """Columns of the job that say what was there before its first attempt."""
-        ...
-
     def of(self, job: Job, status: int, said: dict[str, Any]) -> Outcome | None:
         """The outcome of work that is over, None if it failed. said: the JSON object it printed at its end, or {}."""
         ...
@@ -49,9 +45,6 @@ class WrittenOutcomes:
     def __init__(self, settings: Settings):
         self.settings = settings
 
-    def before(self, job: Job) -> dict[str, Any]:
-        return {"first_snapshot": max((commit.number for commit in self._commits(None)), default=0)}
-
     def of(self, job: Job, status: int, said: dict[str, Any]) -> Outcome | None:
         by_kind: dict[str, Callable[[Job, Any, int, dict[str, Any]], Outcome | None]] = {
             "curate": self._commit, "rethreshold": self._commit, "train": _run, "generate": _video, "encode": _cache,
@@ -62,24 +55,24 @@ class WrittenOutcomes:
     def _commit(
         self, job: Job, asked: CurateRequest | RethresholdRequest, status: int, said: dict[str, Any]
     ) -> Outcome | None:
-        """What the command named, or the first commit of its data set since the job began; no other job wrote since."""
+        """The commit that carries the job's name, in whichever attempt it was written; the newest where nothing was new."""
         if isinstance(asked, RethresholdRequest):
             self._forget_list(job)
             dataset: str | None = asked.into or asked.dataset
         else:  # a recipe's file names its data set inside
             dataset = asked.dataset or (asked.recipe if "/" not in asked.recipe else None)
         commits = self._commits(dataset)
-        found = next((commit for commit in commits if commit.number == said.get("number")), None)
-        newer = [commit for commit in commits if commit.number > (job.first_snapshot or 0)]
-        if found is None and newer:
-            found = min(newer, key=lambda commit: commit.number)
-        if found is None and status == 0 and commits:  # nothing was new
+        found = next((commit for commit in commits if commit.run == job.id), None)
+        if found is None and status == 0 and commits:
             found = max(commits, key=lambda commit: commit.number)
-        if found is None:
+        wants_files = isinstance(asked, CurateRequest) and asked.cut is not None
+        if found is None or (
+            wants_files and "cut" not in said
+        ):  # files are cut after the commit; another attempt goes on
             return None
         lake = Lake(self.settings.data, self.settings.catalog)
         counters: Counters = {}
-        if found.number > (job.first_snapshot or 0):
+        if found.run == job.id:
             try:
                 counters = committed_counters(lake.snapshot(found.dataset, found.number))
             except Exception:  # they are told beside the commit, and do not decide about it

@@ -110,10 +110,6 @@ class Runner:
     def _begin(self, job: Job) -> None:
         """Start an attempt, or what another service may have started of it: an attempt runs once."""
         try:
-            if job.first_snapshot is None:
-                before = self.outcomes.before(job)
-                if not self.store.note(job.id, [], holder=self.name, **before):
-                    return
             more = self.executor.options if job.kind in ON_CLUSTER else ()
             words = [*arguments(job, self.settings), *more]
         except ValueError as error:  # what it names is not there any more

@@ -71,8 +71,6 @@ class Job(Base):
     error: Mapped[str | None]
     error_class: Mapped[str | None]
     snapshot: Mapped[int | None]
-    first_snapshot: Mapped[int | None]
-    """The newest snapshot when the first attempt began: a commit after it is the job's own."""
     result: Mapped[str | None]
 
     @property

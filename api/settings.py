@@ -76,6 +76,8 @@ class Settings(BaseSettings):
     """How long requests may still take after Ctrl-C or SIGTERM; jobs go on without the service."""
     max_body_bytes: int = Field(1_000_000, ge=1)
     max_streams: int = Field(64, ge=1)
+    max_streams_per_owner: int = Field(32, ge=1)
+    """Event streams that may be open, altogether and of one owner; more are refused with 503."""
     table_cache_bytes: int = Field(2**30, ge=0)
     """Tables of snapshots held in memory, at most; the least recently used leave first."""
     require_tokens: bool = False

@@ -139,11 +139,13 @@ def curate(
     retry_quarantined: bool = False,
     catalog: str | None = None,
     progress: Report | None = None,
+    run: str | None = None,
 ) -> Commit:
     """Curate footage into a data set of the lake at `out`, and commit it as one snapshot.
 
     What was measured before is not measured again; a run without anything new returns the commit there is. A run that was killed
     continues where it was when it is called again with the same words: at most one shard per worker is done twice.
+    run: a name that its commit carries.
     """
     plan = plan_run(sources, recipe, out, dataset, limit, sample, catalog)
     workers.connect(address)
@@ -153,14 +155,14 @@ def curate(
     report(Progress(stage="start", done=0, total=0, seconds=0.0, costs=need))
     plan.lake.create()
     with plan.lake.committer():
-        return _Run(plan, report, retry_quarantined).run()
+        return _Run(plan, report, retry_quarantined, run).run()
 
 
 class _Run:
     """One run, from footage to commit. The methods are called in the order they stand in."""
 
-    def __init__(self, plan: RunPlan, report: Report, retry_quarantined: bool):
-        self.plan, self.lake, self.recipe = plan, plan.lake, plan.recipe
+    def __init__(self, plan: RunPlan, report: Report, retry_quarantined: bool, name: str | None):
+        self.plan, self.lake, self.recipe, self.name = plan, plan.lake, plan.recipe, name
         self.report = report
         self.retry_quarantined = retry_quarantined
         self.started = time.monotonic()
@@ -434,6 +436,7 @@ class _Run:
             code_version=CODE_VERSION,
             counts=counts,
             measured_by=self._measured_by(),
+            run=self.name,
         )
         for name in shards:
             remove_folder(join(self.lake.uri, "staging", name))

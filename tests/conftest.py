@@ -28,7 +28,7 @@ def demo_lake(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Pa
     from curation.recipes import load_recipe
 
     out = tmp_path_factory.mktemp("demo") / "lake"
-    curate([str(SAMPLES)], load_recipe("demo"), str(out))
+    curate([str(SAMPLES)], load_recipe("demo"), str(out), run="of-the-samples")
     return out
 
 

@@ -14,6 +14,7 @@ import torch.distributed as dist
 
 from training.agreement import STOP_FILE, Interruption
 from training.checkpoints import CheckpointFailed
+from training.held import HeldDevices
 from training.lock import run_lock
 from training.loop import NotFinite, TooManyUnreadable
 from training.metrics import MetricsTail
@@ -86,6 +87,7 @@ class Progress:
     done: int
     total: int
     numbers: dict[str, float]  # the last step's: loss, steps_per_second, ...
+    costs: dict[str, float] = field(default_factory=dict)  # gpu_seconds or cpu_seconds that workers have held, so far
 
 
 ShowProgress = Callable[[Progress], None]
@@ -167,11 +169,13 @@ def _train(run: Run, launch: Launch, progress: ShowProgress | None) -> Path:
     ended = threading.Event()  # an interrupted Thread.join() would take the thread for dead
     fit = threading.Thread(target=_fit, args=(run.out, launch, failure, ended), name="ray-train", daemon=True)
     fit.start()  # not in the main thread: Ray's own SIGINT handler would end the run without a checkpoint
+    meter = HeldDevices()
     try:
         while not ended.wait(POLL_SECONDS):
             for line in tail.new():
+                meter.hear(line)
                 latest = _progress(run, line) or latest
-            show(latest)
+            show(replace(latest, costs=meter.costs()))
     except KeyboardInterrupt:
         (run.out / STOP_FILE).touch()
         ended.wait(STOP_SECONDS)

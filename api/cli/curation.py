@@ -49,6 +49,7 @@ def curate_command(
     ] = None,
     catalog: Catalog = None,
     as_json: Json = False,
+    run: Annotated[str | None, typer.Option(help="A name that the commit of this run carries.", metavar="NAME")] = None,
     progress_file: Annotated[Path | None, typer.Option(hidden=True, envvar="CINEMILL_PROGRESS")] = None,
 ) -> None:
     """Footage into clips into a manifest.
@@ -83,7 +84,7 @@ def curate_command(
         return
     with CurationProgress(progress_file, quiet=as_json) as progress:
         commit = curate(
-            sources, chosen, out, dataset, address, limit, sample, retry_quarantined, catalog=catalog, progress=progress
+            sources, chosen, out, dataset, address, limit, sample, retry_quarantined, catalog, progress, run
         )
         snapshot = plan.lake.snapshot(commit.dataset, commit.number)
         files = None if cut is None else cut_clips(snapshot, cut, address, progress).to_pylist()

@@ -47,14 +47,20 @@ def generate_command(
     Example: cinemill generate --checkpoint out/video --prompt "a bee on a flower" --out bee.mp4 --guidance 2
     """
     with said_plainly():
+        import torch
+
         from training.generate import generate
 
         with bars_on_stderr(quiet=as_json) as bars:
             task, started = bars.add_task("generating", total=steps), time.monotonic()
 
+            unit = "gpu_seconds" if torch.cuda.is_available() else "cpu_seconds"
+
             def on_step(done: int, _: Any) -> None:
                 bars.update(task, completed=done)
-                tell_service("generating", done, steps, time.monotonic() - started)
+                seconds = time.monotonic() - started
+                held = seconds * (1 if unit == "gpu_seconds" else torch.get_num_threads())
+                tell_service("generating", done, steps, seconds, costs={unit: held})
 
             made = generate(
                 checkpoint,

@@ -91,7 +91,8 @@ class PhaseBars:
     def __call__(self, progress: "Progress") -> None:
         if self.told != (progress.phase, progress.done):  # it is called several times a second
             self.told = (progress.phase, progress.done)
-            tell_service(*self.told, progress.total, time.monotonic() - self.started, numbers=progress.numbers)
+            seconds = time.monotonic() - self.started
+            tell_service(*self.told, progress.total, seconds, numbers=progress.numbers, costs=progress.costs)
         if progress.phase not in self.tasks:
             total = progress.total if progress.phase in ("encoding", "training") else None
             self.tasks[progress.phase] = self.bars.add_task(LABELS[progress.phase], total=total, note="")

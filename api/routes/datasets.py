@@ -8,11 +8,11 @@ from fastapi import APIRouter, Depends, Header, HTTPException, Path, Query, Resp
 from pydantic import BaseModel, ConfigDict, Field
 
 from api.answers import DESCRIBED, Form, accepted, table_answer
-from api.deps import NAME, LakeDep, Service, ServiceDep, SnapshotDep
+from api.deps import NAME, CallerDep, LakeDep, Service, ServiceDep, SnapshotDep
 from api.filters import BadFilter, Filter, equals
 from api.pages import Asked, BadPage, plain, read_page
 from api.requests import CurateRequest
-from api.routes.jobs import JobView, Key, OwnerDep, submit
+from api.routes.jobs import JobView, Key, submit
 from api.tables import TableName
 from curation.clips import Commit, Lake, Snapshot
 from curation.clips.schema import TABLES
@@ -223,7 +223,7 @@ def retry_quarantine(
     name: Annotated[str, Path(pattern=NAME)],
     asked: RetryRequest,
     response: Response,
-    owner: OwnerDep,
+    caller: CallerDep,
     idempotency_key: Key = None,
 ) -> JobView:
     """A job that reads quarantined videos of the newest snapshot again, all or those named, under the recipe they had."""
@@ -247,7 +247,7 @@ def retry_quarantine(
     again = CurateRequest.model_validate(
         {"sources": uris, "recipe": recipe, "dataset": name, "retry_quarantined": True}
     )
-    return submit(again, here, response, owner, idempotency_key)
+    return submit(again, here, response, caller.owner, idempotency_key)
 
 
 @router.get("/{name}/recipe")

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Header, HTTPException, Query, Request, Response
+from fastapi import APIRouter, Header, HTTPException, Query, Response
 from fastapi.sse import format_sse_event
 from pydantic import BaseModel, Field
 from starlette.concurrency import run_in_threadpool
@@ -16,9 +16,10 @@ from starlette.types import Receive, Scope, Send
 
 from api.commands import writes
 from api.database import ENDED, STATES, Job, JobStore, SpecConflict, TooManyJobs
-from api.deps import JobDep, Service, ServiceDep
+from api.deps import CallerDep, JobDep, Service, ServiceDep
 from api.requests import KINDS, EstimateRequest, JobRequest, checked
 from api.roots import OutsideRoots
+from api.streams import Streams
 from curation.clips.errors import WrongCall
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
@@ -70,12 +71,6 @@ def view(job: Job) -> JobView:
     )  # fmt: skip
 
 
-def owner_of(request: Request) -> str:
-    """Whose job it is: whom the request was let in as, `local` where nobody has to say."""
-    return getattr(request.state, "owner", "local")
-
-
-OwnerDep = Annotated[str, Depends(owner_of)]
 Key = Annotated[str | None, Header(alias="idempotency-key", min_length=1, max_length=200)]
 
 
@@ -84,18 +79,18 @@ SUBMITTED: dict[int | str, dict[str, Any]] = {200: {"model": JobView}, 403: {}, 
 
 @router.post("", status_code=201, responses=SUBMITTED)
 def submit_job(
-    asked: JobRequest, here: ServiceDep, response: Response, owner: OwnerDep, idempotency_key: Key = None
+    asked: JobRequest, here: ServiceDep, response: Response, caller: CallerDep, idempotency_key: Key = None
 ) -> JobView:
     """201 with a new job; 200 with the one that this Idempotency-Key made before, 409 if it asked for something else."""
-    return submit(asked, here, response, owner, idempotency_key)
+    return submit(asked, here, response, caller.owner, idempotency_key)
 
 
 @router.post("/estimate", status_code=201, responses=SUBMITTED)
 def estimate_job(
-    asked: EstimateRequest, here: ServiceDep, response: Response, owner: OwnerDep, idempotency_key: Key = None
+    asked: EstimateRequest, here: ServiceDep, response: Response, caller: CallerDep, idempotency_key: Key = None
 ) -> JobView:
     """What curating this would take: a job of its own, whose result has CPU-hours, hours and cost with 95 % intervals."""
-    return submit(asked, here, response, owner, idempotency_key)
+    return submit(asked, here, response, caller.owner, idempotency_key)
 
 
 def submit(asked: Any, here: Service, response: Response, owner: str, key: str | None) -> JobView:
@@ -144,8 +139,10 @@ def read_job(job: JobDep) -> JobView:
 
 
 @router.post("/{job_id}/cancel", status_code=202)
-def cancel_job(job: JobDep, here: ServiceDep) -> JobView:
-    """Stops at once what waits; asks what runs to stop, and insists later. 409 if it is over already."""
+def cancel_job(job: JobDep, here: ServiceDep, caller: CallerDep) -> JobView:
+    """Stops at once what waits; asks what runs to stop, and insists later. 409 if it is over already, 403 if it is another's."""
+    if not caller.may_change(job.owner):
+        raise HTTPException(403, f"job {job.id} is {job.owner}'s; its owner or an admin may cancel it")
     if job.state in ENDED:
         raise HTTPException(409, f"job {job.id} is over: it {'was ' * (job.state == 'cancelled')}{job.state}")
     here.runner.cancel(job)
@@ -156,26 +153,31 @@ def cancel_job(job: JobDep, here: ServiceDep) -> JobView:
     "/{job_id}/events", response_class=StreamingResponse, responses={200: {"content": {"text/event-stream": {}}}}
 )
 async def follow_job(
-    job: JobDep, here: ServiceDep, last_event_id: Annotated[int | None, Header(ge=0, lt=2**62)] = None
+    job: JobDep,
+    here: ServiceDep,
+    caller: CallerDep,
+    last_event_id: Annotated[int | None, Header(ge=0, lt=2**62)] = None,
 ) -> StreamingResponse:
     """Server-sent events from the beginning, or after Last-Event-ID; ends when the job has ended and all was sent."""
-    if not here.streams.acquire(blocking=False):
-        raise HTTPException(503, f"{here.settings.max_streams} streams are open; try again", {"retry-after": "5"})
-    return EventStream(here, _events(job.id, here, last_event_id or 0))
+    if not here.streams.take(caller.owner):
+        most, own = here.settings.max_streams, here.settings.max_streams_per_owner
+        detail = f"{own} streams of {caller.owner}, or {most} of all, are open; close one, or try again"
+        raise HTTPException(503, detail, {"retry-after": "5"})
+    return EventStream(here.streams, caller.owner, _events(job.id, here, last_event_id or 0))
 
 
 class EventStream(StreamingResponse):
     """Server-sent events that give their place back however the connection ends, even before the first byte."""
 
-    def __init__(self, here: Service, events: AsyncIterator[bytes]):
+    def __init__(self, streams: Streams, owner: str, events: AsyncIterator[bytes]):
         super().__init__(events, media_type="text/event-stream")
-        self.here = here
+        self.streams, self.owner = streams, owner
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             await super().__call__(scope, receive, send)
         finally:
-            self.here.streams.release()
+            self.streams.give_back(self.owner)
 
 
 async def _events(job_id: str, here: Service, after: int) -> AsyncIterator[bytes]:

@@ -25,6 +25,7 @@ _commits = sa.Table(
     sa.Column("tables", sa.JSON, nullable=False),
     sa.Column("counts", sa.JSON, nullable=False),
     sa.Column("measured_by", sa.String, nullable=False),
+    sa.Column("run", sa.String, nullable=True),
     sqlite_autoincrement=True,
 )
 _tags = sa.Table(
@@ -49,6 +50,7 @@ class Commit:
     """One row of `commits`. tables: table name -> Iceberg snapshot id. counts: see curation.ledger.
 
     measured_by: names the way of measuring (versions of strip, detector and signals); runs that share it measure alike.
+    run: the name that the run which wrote it was given, so that whoever asked for it knows its commit; None if it was given none.
     """
 
     number: int
@@ -60,6 +62,7 @@ class Commit:
     tables: dict[str, int]
     counts: dict[str, int]
     measured_by: str
+    run: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,6 +81,17 @@ class CommitLog:
     def __init__(self, engine: sa.Engine):
         self.engine = engine
         _metadata.create_all(engine)
+        if "run" not in {column["name"] for column in sa.inspect(engine).get_columns("commits")}:
+            self._widen()
+
+    def _widen(self) -> None:
+        """A catalog of before runs had names; where two open it at the same moment, one of them adds the column."""
+        try:
+            with self.engine.begin() as connection:
+                connection.execute(sa.text("ALTER TABLE commits ADD COLUMN run VARCHAR"))
+        except (sa.exc.OperationalError, sa.exc.ProgrammingError):
+            if "run" not in {column["name"] for column in sa.inspect(self.engine).get_columns("commits")}:
+                raise
 
     def commits(self, dataset: str | None = None) -> list[Commit]:
         """Oldest first."""

@@ -238,6 +238,7 @@ class Lake:
         code_version: str,
         counts: dict[str, int],
         measured_by: str,
+        run: str | None = None,
     ) -> Commit:
         """The last act of a run: its statistics, then one row that makes everything written so far a snapshot."""
         tables = {}
@@ -254,6 +255,7 @@ class Lake:
             "tables": tables,
             "counts": counts,
             "measured_by": measured_by,
+            "run": run,
         }
         if "decisions" in tables:
             draft = Snapshot(self, Commit(number=0, created_at=datetime.now(UTC), **row))

@@ -3,6 +3,7 @@
 import json
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -114,6 +115,20 @@ def test_a_token_is_shown_once_kept_hashed_and_ends_when_revoked(guarded: TestCl
     assert guarded.get("/v1/datasets", headers=bearer(secret)).status_code == 200
     assert guarded.delete(f"/v1/tokens/{made['id']}", headers=admin).json()["revoked_at"]
     assert guarded.get("/v1/datasets", headers=bearer(secret)).status_code == 401
+
+
+def test_a_job_is_stopped_by_its_owner_or_an_admin_alone(
+    guarded: TestClient, tokens: dict[str, str], demo_lake: Path
+) -> None:
+    other = guarded.app.state.service.tokens.create("other", ("read", "submit"), 1.0)[1]  # type: ignore[attr-defined]
+    asked = {"kind": "export", "dataset": "demo", "out": "clips.csv"}
+    for stops in ("engineer", "admin"):
+        job = guarded.post("/v1/jobs", json=asked, headers=bearer(tokens["engineer"])).json()
+        assert job["owner"] == "engineer"
+        assert guarded.get(f"/v1/jobs/{job['id']}", headers=bearer(other)).status_code == 200, "all may look"
+        refused = guarded.post(f"/v1/jobs/{job['id']}/cancel", headers=bearer(other))
+        assert (refused.status_code, "engineer's" in refused.json()["detail"]) == (403, True)
+        assert guarded.post(f"/v1/jobs/{job['id']}/cancel", headers=bearer(tokens[stops])).status_code == 202
 
 
 def test_a_token_ends_by_itself(guarded: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -35,7 +35,8 @@ sys.path.insert(0, os.getcwd())
 from curation.clips import Lake
 lake = Lake(sys.argv[sys.argv.index("--out") + 1])
 lake.create()
-commit = lake.commit("demo", recipe_hash="0", recipe={}, code_version="0", counts={}, measured_by="")
+commit = lake.commit("demo", recipe_hash="0", recipe={}, code_version="0", counts={}, measured_by="",
+    run=next(word[6:] for word in sys.argv if word.startswith("--run=")))
 print(json.dumps({"snapshot": "x", "number": commit.number}))
 """
 CLAIMS = "import json; print(json.dumps({'snapshot': 'x', 'number': 1}))"
@@ -195,13 +196,16 @@ def test_another_process_with_the_same_id_is_not_ours(make_settings: Any) -> Non
 
 
 def test_streams_are_bounded(make_settings: Any, open_service: Any, footage: Path) -> None:
-    with open_service(make_settings(SLEEPS, max_streams=1)) as client:
+    with open_service(make_settings(SLEEPS, max_streams=3, max_streams_per_owner=1)) as client:
         job_id = submit(client, footage)["id"]
         service = client.app.state.service  # type: ignore[attr-defined]
-        assert service.streams.acquire(blocking=False)
+        assert service.streams.take("local")
         refused = client.get(f"/v1/jobs/{job_id}/events")
         assert (refused.status_code, refused.headers["retry-after"]) == (503, "5")
-        service.streams.release()
+        assert service.streams.take("ann") and not service.streams.take("ann"), "one for each"
+        assert service.streams.take("bob") and not service.streams.take("eve"), "three altogether"
+        for owner in ("local", "ann", "bob"):
+            service.streams.give_back(owner)
         client.post(f"/v1/jobs/{job_id}/cancel")
         assert events(client, job_id)[-1][2]["state"] == "cancelled"
         bad = client.get(f"/v1/jobs/{job_id}/events", headers={"last-event-id": "soon"})

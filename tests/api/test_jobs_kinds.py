@@ -65,7 +65,6 @@ def job_of(kind: str, body: dict[str, Any], here: Settings) -> Job:
         attempts=1,
         created_at=time.time(),
         started_at=time.time(),
-        first_snapshot=1,
     )
 
 
@@ -180,13 +179,20 @@ def test_success_is_what_was_written(here: Settings, tmp_path: Path) -> None:
             old = out / ("bee.mp4" if kind == "generate" else "run/final/config.json")
             os.utime(old, (1, 1))
             assert outcomes.of(job, 1, {} if kind == "train" else words) is None
-    job = job_of("curate", requests(tmp_path)["curate"] | {"dataset": None}, here)
-    job.first_snapshot = 0
+    job = job_of("curate", requests(tmp_path)["curate"] | {"dataset": None, "cut": None}, here)
+    assert outcomes.of(job, 1, {"number": 1}) is None, "no commit carries its name, whatever the command says"
+    unchanged = outcomes.of(job, 0, {})
+    assert unchanged is not None and (unchanged.snapshot, unchanged.counters) == (1, {}), "there was nothing new"
+    job.id = "of-the-samples"
     found = outcomes.of(job, 1, {})
     assert found is not None and found.snapshot == 1, "the commit is there, whatever the executor says"
     assert found.counters["identify"]["in"] == 15 and found.counters["identify"]["bytes"] > 1_000_000
     counts = found.counters["decide"]
     assert counts["in"] == counts["out"] + sum(counts["rejected"].values()) > 0
+    cutting = job_of("curate", requests(tmp_path)["curate"] | {"dataset": None}, here)
+    cutting.id = "of-the-samples"
+    assert outcomes.of(cutting, UNKNOWN_EXIT, {}) is None, "killed between the commit and the last clip that is cut"
+    assert outcomes.of(cutting, 0, {"cut": {"copy": 4}}) is not None
 
 
 def test_failures_are_tried_again_by_their_class(make_settings: Any) -> None:

@@ -75,9 +75,6 @@ class World:
     def alive(self) -> list[str]:
         return [work_id for work_id, work in self.works.items() if work["status"] is None]
 
-    def before(self, job: Any) -> dict[str, Any]:
-        return {"first_snapshot": len(self.committed)}
-
     def of(self, job: Any, status: int, said: dict[str, Any]) -> Outcome | None:
         return Outcome(snapshot=self.committed[job.id]) if job.id in self.committed else None
 
