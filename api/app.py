@@ -51,6 +51,7 @@ def create_app(settings: Settings) -> FastAPI:
     """The service over one lake. Jobs are supervised while the application runs. Raises WrongCall for a lake it cannot open."""
     lake = Lake(settings.data, settings.catalog)
     metrics = Metrics()
+    streams = Streams(settings.max_streams, settings.max_streams_per_owner)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -62,7 +63,7 @@ def create_app(settings: Settings) -> FastAPI:
         app.state.service = Service(
             settings=settings, store=store, runner=runner, lake=lake, tokens=TokenStore(store.engine),
             audit=AuditLog(store.engine), views=Views(engine), tables=TableCache(settings.table_cache_bytes), previews=previews,
-            streams=Streams(settings.max_streams, settings.max_streams_per_owner),
+            streams=streams,
         )  # fmt: skip
         runner.start()
         yield
@@ -76,6 +77,7 @@ def create_app(settings: Settings) -> FastAPI:
         redoc_url=None, responses={"4XX": {"model": problems.Problem}}, generate_unique_id_function=_operation_id,
     )  # fmt: skip
     app.state.metrics = metrics
+    app.state.streams = streams
     app.openapi = lambda: _document(app)  # type: ignore[method-assign]  # FastAPI's own way to change the document
     app.add_middleware(Bodies)  # the last one added is the outermost
     app.add_middleware(Access, settings=settings)

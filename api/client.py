@@ -10,6 +10,7 @@ Loads neither torch nor Ray nor FastAPI.
 """
 
 import json
+import logging
 import os
 import secrets
 import time
@@ -21,6 +22,7 @@ from typing import Any, Literal, TypeVar
 import httpx
 import pyarrow as pa
 
+log = logging.getLogger(__name__)
 ENDED = frozenset({"succeeded", "failed", "cancelled"})
 TRIES = 4
 MOST_WAIT_SECONDS = 30.0
@@ -49,6 +51,7 @@ class Job:
     id: str
     kind: str
     request: dict[str, Any]
+    owner: str
     state: str
     attempts: int
     created_at: str
@@ -100,10 +103,16 @@ class WhatIf:
 T = TypeVar("T", Job, SnapshotInfo, WhatIf)
 
 
-def _made(kind: type[T], told: Mapping[str, Any]) -> T:
+def told(made: Job | SnapshotInfo | WhatIf) -> dict[str, Any]:
+    """What the service said, as JSON has it."""
+    named = {each.name: getattr(made, each.name) for each in fields(made) if each.name != "more"}
+    return named | made.more
+
+
+def _made(kind: type[T], said: Mapping[str, Any]) -> T:
     known = {each.name for each in fields(kind)} - {"more"}
     return kind(
-        **{name: told[name] for name in known}, more={name: value for name, value in told.items() if name not in known}
+        **{name: said[name] for name in known}, more={name: value for name, value in said.items() if name not in known}
     )
 
 
@@ -139,7 +148,7 @@ class Client:
     def jobs(self, *states: str, limit: int = 100) -> list[Job]:
         """The newest first."""
         found = self._ask("GET", "/v1/jobs", params={"limit": limit, "state": list(states)}).json()
-        return [_made(Job, told) for told in found]
+        return [_made(Job, said) for said in found]
 
     def job(self, job_id: str) -> Job:
         return _made(Job, self._ask("GET", f"/v1/jobs/{job_id}").json())
@@ -150,20 +159,24 @@ class Client:
     def events(self, job_id: str, after: int = 0, patience: float = 60.0) -> Iterator[Event]:
         """What happens to a job, each thing once, until it has ended; goes on where it was after a broken connection.
 
-        Raises httpx.TransportError when the service stays away for `patience` seconds.
+        Raises httpx.TransportError, or ServiceError 503, when the service stays away or busy for `patience` seconds.
         """
-        heard = time.monotonic()
+        heard, was_told = time.monotonic(), False
         while True:
             try:
                 for event in self._stream(job_id, after):
-                    heard = time.monotonic()
-                    after = event.id
+                    heard, was_told, after = time.monotonic(), False, event.id
                     yield event
                 if self.job(job_id).has_ended:
                     return
-            except httpx.TransportError:
+            except (httpx.TransportError, ServiceError) as error:
+                if isinstance(error, ServiceError) and error.status != 503:
+                    raise
                 if time.monotonic() - heard > patience:
                     raise
+                if not was_told:
+                    log.warning("the service does not answer (%s); waiting for it", error)
+                was_told = True
                 time.sleep(0.5)
 
     def wait(self, job_id: str, patience: float = 60.0) -> Job:
@@ -194,7 +207,7 @@ class Client:
 
     def snapshots(self, dataset: str) -> list[SnapshotInfo]:
         """The newest first."""
-        return [_made(SnapshotInfo, told) for told in self._ask("GET", f"/v1/datasets/{dataset}/snapshots").json()]
+        return [_made(SnapshotInfo, said) for said in self._ask("GET", f"/v1/datasets/{dataset}/snapshots").json()]
 
     def rows(
         self, dataset: str, *, table: TableName = "clips", where: Where | None = None, columns: Sequence[str] | None = None,

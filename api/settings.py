@@ -161,11 +161,6 @@ def progress_file() -> str | None:
     return os.environ.get("CINEMILL_PROGRESS")
 
 
-def access_token() -> str | None:
-    """The token that commands show to a service."""
-    return os.environ.get("CINEMILL_TOKEN")
-
-
 def child_environment(**more: str) -> dict[str, str]:
     """The environment a job's process starts with: ours, and `more`."""
     return {**os.environ, **more}

@@ -10,6 +10,8 @@ class Streams:
     def __init__(self, most: int, most_per_owner: int):
         self.most = most
         self.most_per_owner = most_per_owner
+        self.are_ending = False
+        """The service stops: open streams end, and their readers come back with Last-Event-ID."""
         self._open: Counter[str] = Counter()
         self._lock = threading.Lock()
 

@@ -1,10 +1,6 @@
 """`cinemill jobs`: hand work to a service, look at it, stop it; and what a curation would take."""
 
 import json
-import secrets
-import sys
-import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,6 +9,8 @@ from rich.console import Console
 from rich.table import Table
 
 from api.cli.curation import Json
+from api.cli.remote import connected
+from api.client import Client, told
 from curation.clips.errors import WrongCall
 
 HELP = """Hand work to a running service, watch it, stop it.
@@ -58,11 +56,11 @@ def submit_command(
             request.setdefault("sources", []).extend(_value(value) if value.startswith("[") else [value])
         else:
             request[name] = _value(value)
-    # a key of our own makes the retry of a lost answer safe
-    job = _ask(server, "POST", "/v1/jobs", request, {"idempotency-key": key or secrets.token_hex(16)})
-    if watch:
-        return _watch(server, job["id"], as_json)
-    print(json.dumps(job) if as_json else f"{job['id']}  {job['state']}\nnext: cinemill jobs watch {job['id']}")
+    with connected(server) as service:
+        job = service.submit(key, **request)
+        if watch:
+            return _watch(service, job.id, as_json)
+    print(json.dumps(told(job)) if as_json else f"{job.id}  {job.state}\nnext: cinemill jobs watch {job.id}")
 
 
 @jobs_app.command("list")
@@ -72,37 +70,40 @@ def list_command(
     as_json: Json = False,
 ) -> None:
     """The newest jobs."""
-    query = "".join(f"&state={name}" for name in state or ())
-    jobs = _ask(server, "GET", f"/v1/jobs?limit=100{query}")
+    with connected(server) as service:
+        jobs = service.jobs(*(state or ()))
     if as_json:
-        print(json.dumps(jobs))
+        print(json.dumps([told(job) for job in jobs]))
         return
     table = Table("job", "kind", "state", "owner", "attempts", "created (UTC)", "what", box=None)
     for job in jobs:
-        what = job["error"] or (f"snapshot {job['snapshot']}" if job["snapshot"] else "")
-        created = job["created_at"][:19].replace("T", " ")
-        table.add_row(job["id"], job["kind"], job["state"], job["owner"], str(job["attempts"]), created, what[:80])
+        what = job.error or (f"snapshot {job.snapshot}" if job.snapshot else "")
+        created = job.created_at[:19].replace("T", " ")
+        table.add_row(job.id, job.kind, job.state, job.owner, str(job.attempts), created, what[:80])
     Console().print(table)
 
 
 @jobs_app.command("show")
 def show_command(job: JobId, server: Server = HERE, as_json: Json = False) -> None:
     """Everything about a job: what was asked for, its counters by stage, its error or its result."""
-    found = _ask(server, "GET", f"/v1/jobs/{job}")
+    with connected(server) as service:
+        found = told(service.job(job))
     print(json.dumps(found) if as_json else json.dumps(found, indent=2))
 
 
 @jobs_app.command("cancel")
 def cancel_command(job: JobId, server: Server = HERE) -> None:
     """Ask a job to stop; what does not stop by itself is terminated after a while."""
-    found = _ask(server, "POST", f"/v1/jobs/{job}/cancel")
-    print(f"{job}  {found['state']}{', asked to stop' if found['state'] != 'cancelled' else ''}")
+    with connected(server) as service:
+        state = service.cancel(job).state
+    print(f"{job}  {state}{', asked to stop' if state != 'cancelled' else ''}")
 
 
 @jobs_app.command("watch")
 def watch_command(job: JobId, server: Server = HERE, as_json: Json = False) -> None:
     """Follow a job until it has ended, also over a restart of the service. Exit code 0 if it succeeded, 1 if not."""
-    _watch(server, job, as_json)
+    with connected(server) as service:
+        _watch(service, job, as_json)
 
 
 @jobs_app.command("estimate")
@@ -162,39 +163,9 @@ def _value(text: str) -> Any:
         return text
 
 
-def _headers() -> dict[str, str]:
-    from api.settings import access_token
-
-    token = access_token()
-    return {} if token is None else {"authorization": f"Bearer {token}"}
-
-
-def _ask(server: str, method: str, path: str, body: Any = None, headers: dict[str, str] | None = None) -> Any:
-    """The answer of a service; its refusals are wrong calls, its absence says where nobody answers."""
-    import httpx
-
-    try:
-        answer = httpx.request(
-            method, server.rstrip("/") + path, json=body, headers=_headers() | (headers or {}), timeout=60.0
-        )
-    except (httpx.HTTPError, httpx.InvalidURL) as error:
-        raise WrongCall(
-            f"no service answers at {server} ({error}); `cinemill serve` starts one, --server names another"
-        ) from None
-    if answer.is_error:
-        raise WrongCall(f"{server} refuses: {_detail(answer)}")
-    return answer.json()
-
-
-def _detail(answer: Any) -> str:
-    try:
-        return str(answer.json()["detail"])
-    except (ValueError, KeyError, TypeError):
-        return f"status {answer.status_code}"
-
-
-def _watch(server: str, job_id: str, as_json: bool) -> None:
-    for kind, data in _events(server, job_id):
+def _watch(service: Client, job_id: str, as_json: bool) -> None:
+    for event in service.events(job_id, patience=RECONNECT_SECONDS):
+        kind, data = event.kind, event.data
         if as_json:
             print(json.dumps({"event": kind, **data}), flush=True)
         elif kind == "progress":
@@ -202,40 +173,5 @@ def _watch(server: str, job_id: str, as_json: bool) -> None:
             print(f"{data.get('stage')} {data.get('done')}/{data.get('total')}  {counts}", flush=True)
         elif kind == "state":
             print(f"{data['state']}  {data.get('error') or ''}".rstrip(), flush=True)
-    ended = _ask(server, "GET", f"/v1/jobs/{job_id}")
-    if ended["state"] != "succeeded":
+    if service.job(job_id).state != "succeeded":
         raise typer.Exit(1)
-
-
-def _events(server: str, job_id: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """(kind, data) from the first event to the last; a connection that breaks is taken up where it was."""
-    import httpx
-
-    last, heard = 0, time.monotonic()
-    while True:
-        try:
-            headers = _headers() | {"last-event-id": str(last)}
-            with httpx.stream(
-                "GET", f"{server.rstrip('/')}/v1/jobs/{job_id}/events", headers=headers, timeout=60.0
-            ) as answer:
-                if answer.is_error and answer.status_code != 503:
-                    answer.read()
-                    raise WrongCall(f"{server} refuses: {_detail(answer)}")
-                fields: dict[str, str] = {}
-                for line in answer.iter_lines() if not answer.is_error else ():
-                    heard = time.monotonic()
-                    name, _, value = line.partition(": ")
-                    if line:
-                        fields[name] = value
-                    elif "id" in fields:
-                        last = int(fields["id"])
-                        yield fields["event"], json.loads(fields["data"])
-                        fields = {}
-            state = _ask(server, "GET", f"/v1/jobs/{job_id}")["state"]
-            if state in ("succeeded", "failed", "cancelled"):
-                return
-        except httpx.HTTPError:
-            if time.monotonic() - heard > RECONNECT_SECONDS:
-                raise WrongCall(f"{server} has not answered for {RECONNECT_SECONDS:.0f} s") from None
-            print("the service does not answer; waiting for it", file=sys.stderr)
-        time.sleep(1.0)

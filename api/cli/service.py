@@ -5,6 +5,7 @@ import fcntl
 import socket
 import sys
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
 import typer
@@ -38,6 +39,12 @@ def serve_command(
 
     settings = read_settings(host=host, port=port, data=data)
     service = create_app(settings)
+
+    class Serving(uvicorn.Server):
+        def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+            service.state.streams.are_ending = True  # else they would hold the service until its patience ends
+            super().handle_exit(sig, frame)
+
     lock = _claim(settings.state_folder)
     if settings.asks_for_tokens:
         store = JobStore(settings.database)
@@ -57,7 +64,7 @@ def serve_command(
         timeout_graceful_shutdown=settings.shutdown_seconds,
     )  # fmt: skip
     with contextlib.suppress(KeyboardInterrupt):  # how a service ends; uvicorn has put everything away by then
-        uvicorn.Server(config).run(sockets=[listening])
+        Serving(config).run(sockets=[listening])
     lock.close()
 
 

@@ -182,7 +182,7 @@ class EventStream(StreamingResponse):
 
 async def _events(job_id: str, here: Service, after: int) -> AsyncIterator[bytes]:
     spoke_at = time.monotonic()
-    while True:
+    while not here.streams.are_ending:
         is_over, found = await run_in_threadpool(_look, here.store, job_id, after)
         for event_id, kind, data in found:
             after = event_id

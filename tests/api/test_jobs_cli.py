@@ -1,6 +1,9 @@
 """`cinemill jobs` against a real service, with real exports and a real estimate."""
 
 import json
+import socket
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from api.cli import main
+from api.cli.remote import connected
 from api.estimate import scale_up
 from api.settings import Settings
 from tests.api.test_serve import served
@@ -48,6 +52,28 @@ def test_submit_watch_list_show_and_cancel(
     assert main(["jobs", "list", *here]) == 2 and "no service answers" in capsys.readouterr().err
     rows = pq.read_metadata(tmp_path / "clips.parquet").num_rows
     assert rows > 0 and not list(tmp_path.glob(".unfinished-*"))
+
+
+def test_a_job_is_watched_over_a_restart_of_the_service(demo_lake: Path, demo_snapshot: str, tmp_path: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    slowly = "import sys; import time; time.sleep(8); from api.cli import main; sys.exit(main(sys.argv[1:]))"
+    environment = {
+        "CINEMILL_STATE_DIR": str(tmp_path / "state"),
+        "CINEMILL_OUTPUTS": str(tmp_path),
+        "CINEMILL_JOB_COMMAND": f"{sys.executable},-c,{slowly}",
+    }
+    with served(demo_lake, "--port", str(port), **environment) as url:
+        with connected(url) as service:
+            job = service.submit(kind="export", dataset="demo", out="clips.csv")
+        command = [sys.executable, "-m", "api.cli", "jobs", "watch", job.id, "--server", url]
+        watch = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        assert watch.stdout is not None and [watch.stdout.readline() for _ in range(3)][-1] == "running\n"
+    with served(demo_lake, "--port", str(port), **environment):
+        said, complained = watch.communicate(timeout=60)
+    assert said == "succeeded\n" and (tmp_path / "clips.csv").is_file(), "nothing twice, nothing left out"
+    assert watch.returncode == 0 and complained.startswith("the service does not answer")
 
 
 def test_an_estimate_is_exact_for_what_it_saw_and_wider_for_what_it_did_not() -> None:
