@@ -54,7 +54,7 @@ CallerDep = Annotated[Caller, Depends(caller)]
 
 def find_lake(here: ServiceDep) -> Lake:
     """The lake, or 404 while nothing was curated into it yet."""
-    if not Lake.exists(here.settings.data):
+    if not Lake.exists(here.settings.data, here.settings.catalog):
         raise HTTPException(404, f"nothing was curated into {here.settings.data} yet; POST /v1/jobs starts a job")
     return here.lake
 

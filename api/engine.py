@@ -6,25 +6,12 @@ from typing import Any
 import alembic.command
 from alembic.config import Config
 from sqlalchemy import Connection, Engine, create_engine, event, inspect, make_url, text
-from sqlalchemy.exc import ArgumentError, NoSuchModuleError
+from sqlalchemy.exc import NoSuchModuleError
+
+from curation.clips.database import database_url
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 MIGRATION_LOCK = 0x43494E45  # any number that nobody else takes in this database
-
-
-def database_url(where: Path | str) -> str:
-    """A file becomes a URL; of PostgreSQL, the driver is named. Raises ValueError for another database."""
-    if isinstance(where, Path):
-        return f"sqlite:///{where}"
-    try:
-        url = make_url(where)
-    except (ArgumentError, ValueError):
-        raise ValueError("database URL: must be postgresql://USER@HOST/NAME or sqlite:///FILE") from None
-    if url.drivername in ("postgresql", "postgres"):
-        url = url.set(drivername="postgresql+psycopg")
-    if url.drivername not in ("postgresql+psycopg", "sqlite"):
-        raise ValueError(f"database URL: {url.drivername}:// is not known; use postgresql:// or sqlite:///")
-    return url.render_as_string(hide_password=False)
 
 
 def open_database(where: Path | str) -> Engine:

@@ -90,7 +90,11 @@ class WrittenOutcomes:
 
     def _commits(self, dataset: str | None) -> list[Commit]:
         settings = self.settings
-        return Lake(settings.data, settings.catalog).commits(dataset) if Lake.exists(settings.data) else []
+        return (
+            Lake(settings.data, settings.catalog).commits(dataset)
+            if Lake.exists(settings.data, settings.catalog)
+            else []
+        )
 
 
 def _run(job: Job, asked: Any, status: int, said: dict[str, Any]) -> Outcome | None:

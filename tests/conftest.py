@@ -62,6 +62,17 @@ def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
+def postgres() -> Iterator[str]:
+    """The URL of a real PostgreSQL on loopback; tests leave its database as they find it."""
+    from tests.postgres import binaries, postgres_server, unprivileged
+
+    if binaries() is None or unprivileged() is None:
+        pytest.skip("NOT TESTED HERE: no PostgreSQL (initdb, postgres), or nobody it would run as")
+    with postgres_server() as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
 def encoder_folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """UL2, MetaCLIP and ByT5 in their own layouts, tiny and randomly drawn."""
     from models import torchvision_shim

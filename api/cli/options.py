@@ -21,6 +21,6 @@ Which = Annotated[
 
 def open_lake(out: str, catalog: str | None) -> Lake:
     """Raises `UnknownSnapshot` where there is none."""
-    if not Lake.exists(out):
+    if not Lake.exists(out, catalog):
         raise UnknownSnapshot(f"{out} is not a lake: no catalog there; `cinemill curate ... --out {out}` makes one")
     return Lake(out, catalog)

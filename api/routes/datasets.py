@@ -14,7 +14,7 @@ from api.pages import Asked, BadPage, plain, read_page
 from api.requests import CurateRequest
 from api.routes.jobs import JobView, Key, submit
 from api.tables import TableName
-from curation.clips import Commit, Lake, Snapshot
+from curation.clips import Commit, Snapshot
 from curation.clips.schema import TABLES
 from curation.clips.storage import filesystem
 from curation.recipes import load_recipe
@@ -112,7 +112,7 @@ def view(commit: Commit) -> SnapshotView:
 def list_datasets(here: ServiceDep) -> list[DatasetView]:
     """An empty list while nothing was curated."""
     by_name: dict[str, list[Commit]] = {}
-    for commit in here.lake.commits() if Lake.exists(here.settings.data) else []:
+    for commit in here.lake.commits():
         by_name.setdefault(commit.dataset, []).append(commit)
     return [
         DatasetView(name=name, snapshots=len(commits), newest=view(commits[-1]))

@@ -24,6 +24,7 @@ from pyiceberg.table import Table
 from curation.clips import statistics
 from curation.clips.commits import Commit, CommitLog, Tag
 from curation.clips.committer import committer
+from curation.clips.database import database_url
 from curation.clips.errors import UnknownSnapshot, WrongCall
 from curation.clips.iceberg.writing import PROPERTIES, batches_of, commit_once
 from curation.clips.schema import TABLES, arrow_schema
@@ -40,22 +41,28 @@ class Lake:
 
     def __init__(self, uri: str, catalog: str | None = None):
         self.uri = normalise(uri)
-        if catalog is None:
-            if not is_local(self.uri):
-                raise WrongCall(
-                    f"{uri} is a bucket: its catalog needs a database, e.g. --catalog postgresql://... or sqlite:///..."
-                )
-            catalog = f"sqlite:///{local_path(self.uri) / 'catalog.db'}"
-        self.catalog_uri = catalog
+        if catalog is None and not is_local(self.uri):
+            raise WrongCall(
+                f"{uri} is a bucket: its catalog needs a database, e.g. --catalog postgresql://... or sqlite:///..."
+            )
+        self.has_own_catalog = catalog is None
+        self.catalog_uri = database_url(local_path(self.uri) / "catalog.db" if catalog is None else catalog)
 
     @staticmethod
-    def exists(uri: str) -> bool:
-        return not is_local(uri) or (local_path(uri) / "catalog.db").exists()
+    def exists(uri: str, catalog: str | None = None) -> bool:
+        """Whether there is anything to open; of a catalog elsewhere only the database knows."""
+        return catalog is not None or not is_local(uri) or (local_path(uri) / "catalog.db").exists()
 
     @cached_property
     def log(self) -> CommitLog:
-        """Commits, tags and takedowns."""
-        return CommitLog(sa.create_engine(self.catalog_uri))
+        """Commits, tags and takedowns. Raises `WrongCall` where their database does not answer."""
+        try:
+            return CommitLog(sa.create_engine(self.catalog_uri))
+        except sa.exc.OperationalError as error:
+            where = sa.make_url(self.catalog_uri).render_as_string(hide_password=True)
+            raise WrongCall(
+                f"the catalog {where} does not answer: {str(error.orig).strip().splitlines()[0]}"
+            ) from error
 
     @cached_property
     def _catalog(self) -> SqlCatalog:
@@ -91,7 +98,7 @@ class Lake:
 
     def commits(self, dataset: str | None = None) -> list[Commit]:
         """All commits, oldest first."""
-        return self.log.commits(dataset) if Lake.exists(self.uri) else []
+        return self.log.commits(dataset) if not self.has_own_catalog or Lake.exists(self.uri) else []
 
     def datasets(self) -> list[str]:
         return sorted({commit.dataset for commit in self.commits()})
@@ -274,7 +281,7 @@ def open_snapshot(name: str, catalog: str | None = None) -> Snapshot:
     """A snapshot by its name: URI (its only data set), URI#DATASET (newest), URI#DATASET@NUMBER, or URI#DATASET@TAG."""
     uri, _, rest = name.partition("#")
     dataset, _, which = rest.partition("@")
-    if not exists(uri) or not Lake.exists(uri):
+    if not exists(uri) or not Lake.exists(uri, catalog):
         raise UnknownSnapshot(f"{uri} is not a lake: no catalog there; `cinemill curate ... --out {uri}` makes one")
     return Lake(uri, catalog).snapshot(dataset or None, int(which) if which.isdigit() else which or None)
 

@@ -66,13 +66,13 @@ def test_a_job_is_watched_over_a_restart_of_the_service(demo_lake: Path, demo_sn
     }
     with served(demo_lake, "--port", str(port), **environment) as url:
         with connected(url) as service:
-            job = service.submit(kind="export", dataset="demo", out="clips.csv")
+            job = service.submit(kind="export", dataset="demo", out="clips.parquet")
         command = [sys.executable, "-m", "api.cli", "jobs", "watch", job.id, "--server", url]
         watch = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         assert watch.stdout is not None and [watch.stdout.readline() for _ in range(3)][-1] == "running\n"
     with served(demo_lake, "--port", str(port), **environment):
         said, complained = watch.communicate(timeout=60)
-    assert said == "succeeded\n" and (tmp_path / "clips.csv").is_file(), "nothing twice, nothing left out"
+    assert said == "succeeded\n" and (tmp_path / "clips.parquet").is_file(), "nothing twice, nothing left out"
     assert watch.returncode == 0 and complained.startswith("the service does not answer")
 
 

@@ -13,9 +13,8 @@ from alembic.migration import MigrationContext
 from sqlalchemy import text
 
 from api.database import JobStore, SpecConflict, TooManyJobs
-from api.engine import database_url
 from api.schema import Base
-from tests.api.postgres import binaries, postgres_server, unprivileged
+from curation.clips.database import database_url
 
 BEFORE_MIGRATIONS = """
 CREATE TABLE jobs (id VARCHAR NOT NULL, kind VARCHAR NOT NULL, request VARCHAR NOT NULL, idempotency_key VARCHAR, state VARCHAR NOT NULL,
@@ -33,14 +32,6 @@ INSERT INTO job_events VALUES (7, 'a1', 1.5, 'state', '{"state": "running"}');
 """
 pytestmark = pytest.mark.filterwarnings("error::pytest.PytestUnhandledThreadExceptionWarning")
 CLAIM: dict[str, Any] = {"executor": "local", "place": "p"}
-
-
-@pytest.fixture(scope="module")
-def postgres() -> Iterator[str]:
-    if binaries() is None or unprivileged() is None:
-        pytest.skip("NOT TESTED HERE: no PostgreSQL (initdb, postgres), or nobody it would run as")
-    with postgres_server() as url:
-        yield url
 
 
 @pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.postgres)])
