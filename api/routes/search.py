@@ -21,12 +21,13 @@ Limit = Annotated[int, Query(ge=1, le=100)]
 Fate = Annotated[Literal["kept", "all"], Query(description="of the kept clips alone, or of all that have a vector")]
 SHOWN = ("clip_id", "uri", "start_seconds", "end_seconds", "fate", "rule", "duplicate_of", "caption", "labels")
 FAR = 0.5
-"""Cosine below which no class name is close to a text: mean average precision .35 there, .57 above (docs/models.md)."""
+"""Cosine below which no class name is close to a text: mean average precision .35 there and .56 above for short texts, .27 and .75
+for sentences (docs/models.md)."""
 HONEST = (
     "Text and pictures meet in the 1,000 ImageNet class names: good for the things they name, weak for people, actions and places. "
     "Scores order this answer and mean nothing beside another's."
 )
-GUESS = " No class name is close to this text, so the order is little more than a guess."
+FAINT = " No class name is close to this text: expect a hit near the top in half of the cases at most."
 T = TypeVar("T")
 
 
@@ -99,7 +100,7 @@ def search_clips(
     nearest = _within_reach(
         lambda: here.vectors.nearest(found, embedder, reading.direction, limit, kept_only=fate == "kept")
     )
-    note = HONEST + (GUESS if reading.nearest[0][1] < FAR else "")
+    note = HONEST + (FAINT if reading.nearest[0][1] < FAR else "")
     return TextSearch(
         dataset=found.dataset, snapshot=found.number, text=text, model=door.name, embedder=embedder, compared=nearest.compared,
         read_as=[ClassName(name=name, similarity=round(cosine, 3)) for name, cosine in reading.nearest], note=note,

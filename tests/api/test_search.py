@@ -68,13 +68,13 @@ def test_all_vectors_are_compared_and_each_hit_says_what_it_is(
     assert few["clips"] == found["clips"][:2] and few["compared"] == found["compared"]
 
 
-def test_a_text_far_from_all_class_names_is_called_a_guess(client: TestClient) -> None:
-    guess, sure = (
+def test_the_note_says_when_a_text_is_far_from_all_class_names(client: TestClient) -> None:
+    far, sure = (
         client.get(SEARCH, params={"text": text}).json() for text in ("love and other feelings", "a bee")
     )  # fmt: skip
-    assert "guess" in guess["note"] and "guess" not in sure["note"]
+    assert "expect" in far["note"] and "expect" not in sure["note"]
     assert sure["read_as"][0]["name"] == "bee"
-    assert sure["read_as"][0]["similarity"] > 0.5 > guess["read_as"][0]["similarity"]
+    assert sure["read_as"][0]["similarity"] > 0.5 > far["read_as"][0]["similarity"]
 
 
 def test_neighbours_are_those_of_a_comparison_by_hand(
