@@ -23,17 +23,19 @@ from api.jobs import choose_executor
 from api.metrics import Metrics
 from api.previews import PreviewMaker
 from api.query import QueryEngine
-from api.routes import clips, dashboard, datasets, diff, health, jobs, recipes, statistics, tokens
+from api.routes import clips, clusters, dashboard, datasets, diff, health, jobs, recipes, search, statistics, tokens
 from api.runner import Runner
 from api.settings import VERSION, Settings
 from api.streams import Streams
 from api.tables import TableCache, Views
+from api.texts import TextDoors
 from api.tracing import Tracing
+from api.vectors import VectorSearch
 from curation.clips import Lake
 
 ROUTERS = (
     health.router, tokens.router, jobs.router, recipes.router, datasets.router, diff.router, statistics.router,
-    clips.router, dashboard.router,
+    clips.router, search.router, clusters.router, dashboard.router,
 )  # fmt: skip
 
 
@@ -59,10 +61,12 @@ def create_app(settings: Settings) -> FastAPI:
         runner = Runner(store, choose_executor(settings), settings)
         previews = PreviewMaker(settings)
         engine = QueryEngine(settings)
+        views = Views(engine)
         metrics.watch(store.engine)
         app.state.service = Service(
             settings=settings, store=store, runner=runner, lake=lake, tokens=TokenStore(store.engine),
-            audit=AuditLog(store.engine), views=Views(engine), tables=TableCache(settings.table_cache_bytes), previews=previews,
+            audit=AuditLog(store.engine), views=views, tables=TableCache(settings.table_cache_bytes),
+            vectors=VectorSearch(views, settings), texts=TextDoors(), previews=previews,
             streams=streams,
         )  # fmt: skip
         runner.start()

@@ -266,6 +266,36 @@ class Client:
         found: dict[str, Any] = self._ask("GET", f"/v1/datasets/{dataset}/diff", params=params).json()
         return found
 
+    def search(
+        self, dataset: str, text: str, *, limit: int = 20, fate: Literal["kept", "all"] = "kept", snapshot: int | None = None
+    ) -> dict[str, Any]:  # fmt: skip
+        """The clips nearest to a text in `clips`, best first; `note` says how far to trust them."""
+        params = {"text": text, "limit": limit, "fate": fate, **_at(snapshot)}
+        found: dict[str, Any] = self._ask("GET", f"/v1/datasets/{dataset}/search", params=params).json()
+        return found
+
+    def neighbours(
+        self, clip_id: str, *, limit: int = 20, fate: Literal["kept", "all"] = "all", dataset: str | None = None,
+        snapshot: int | None = None,
+    ) -> dict[str, Any]:  # fmt: skip
+        """The clips most like a clip in `clips`, best first, copies among them."""
+        params: dict[str, Any] = {"limit": limit, "fate": fate, **_at(snapshot)}
+        if dataset is not None:
+            params["dataset"] = dataset
+        found: dict[str, Any] = self._ask("GET", f"/v1/clips/{clip_id}/neighbours", params=params).json()
+        return found
+
+    def clusters(self, dataset: str, snapshot: int | None = None) -> Iterator[dict[str, Any]]:
+        """All concept clusters, the largest first, page by page."""
+        params: dict[str, Any] = {"limit": 100, **_at(snapshot)}
+        while True:
+            answer = self._ask("GET", f"/v1/datasets/{dataset}/clusters", params=params).json()
+            params["snapshot"] = answer["snapshot"]
+            yield from answer["clusters"]
+            if answer["next"] is None:
+                return
+            params["after"] = answer["next"]
+
     def clip(self, clip_id: str) -> dict[str, Any]:
         found: dict[str, Any] = self._ask("GET", f"/v1/clips/{clip_id}").json()
         return found

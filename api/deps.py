@@ -14,6 +14,8 @@ from api.runner import Runner
 from api.settings import VERSION, Settings
 from api.streams import Streams
 from api.tables import TableCache, Views
+from api.texts import TextDoors
+from api.vectors import VectorSearch
 from curation.clips import Lake, Snapshot, UnknownSnapshot
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$"
@@ -32,6 +34,8 @@ class Service:
     audit: AuditLog
     views: Views
     tables: TableCache
+    vectors: VectorSearch
+    texts: TextDoors
     previews: PreviewMaker
     streams: Streams
 
@@ -76,12 +80,17 @@ def find_snapshot(
         found = lake.snapshot(name, snapshot)
     except UnknownSnapshot as error:
         raise HTTPException(404, f"{error}; GET /v1/datasets/{name}/snapshots lists them") from None
-    tag = f'"{name}@{found.number}-{VERSION}"'
+    tell_snapshot(found, request, response)
+    return found
+
+
+def tell_snapshot(found: Snapshot, request: Request, response: Response) -> None:
+    """Set the entity tag of an answer that follows from a snapshot; raises NotModified for who has it already."""
+    tag = f'"{found.dataset}@{found.number}-{VERSION}"'
     caching = {"etag": tag, "cache-control": "private, no-cache", "vary": "accept, accept-encoding"}
     if request.method in ("GET", "HEAD") and tag in re.split(r"\s*,\s*", request.headers.get("if-none-match", "")):
         raise NotModified(caching)
     response.headers.update(caching)
-    return found
 
 
 class NotModified(Exception):

@@ -1,7 +1,7 @@
 """Filters as JSON: comparisons of known columns, joined by all, any and not; they become SQL with parameters."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
@@ -93,6 +93,11 @@ def equals(wanted: Mapping[str, str]) -> Filter | None:
         Condition.model_validate({"column": column, "is": "=", "value": value}) for column, value in wanted.items()
     ]
     return All.model_validate({"all": found}) if found else None
+
+
+def one_of(column: str, values: Sequence[str]) -> Filter:
+    """The filter that asks a column to be one of at most 1,000 texts."""
+    return Condition.model_validate({"column": column, "is": "in", "value": list(values)})
 
 
 def to_sql(asked: Filter | None, columns: Mapping[str, tuple[str, str]]) -> Where:

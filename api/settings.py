@@ -80,6 +80,8 @@ class Settings(BaseSettings):
     """Event streams that may be open, altogether and of one owner; more are refused with 503."""
     table_cache_bytes: int = Field(2**30, ge=0)
     """Tables of snapshots held in memory, at most; the least recently used leave first."""
+    vector_cache_bytes: int = Field(2**30, ge=0)
+    """Vectors of clips held in memory, for searches; those of a snapshot that take more are read anew by every search."""
     require_tokens: bool = False
     """Ask for a personal access token even on loopback; any other address always asks for one."""
     reads_per_minute: int = Field(3000, ge=1)
