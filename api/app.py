@@ -24,7 +24,7 @@ from api.jobs import choose_executor
 from api.metrics import Metrics
 from api.previews import PreviewMaker
 from api.query import QueryEngine
-from api.routes import clips, dashboard, datasets, diff, health, jobs, recipes, statistics, tokens
+from api.routes import clips, dashboard, datasets, diff, health, jobs, recipes, statistics, tags, tokens
 from api.runner import Runner
 from api.settings import VERSION, Settings
 from api.tables import TableCache, Views
@@ -32,8 +32,8 @@ from api.tracing import Tracing
 from curation.clips import Lake
 
 ROUTERS = (
-    health.router, tokens.router, jobs.router, recipes.router, datasets.router, diff.router, statistics.router,
-    clips.router, dashboard.router,
+    health.router, tokens.router, jobs.router, recipes.router, datasets.router, diff.router, tags.router,
+    statistics.router, clips.router, dashboard.router,
 )  # fmt: skip
 
 

@@ -27,6 +27,8 @@ MOST_WAIT_SECONDS = 30.0
 ARROW = "application/vnd.apache.arrow.stream"
 TableName = Literal["ledger", "clips", "videos"]
 Where = Mapping[str, Any]
+Which = int | str | None
+"""A snapshot by its number or tag; None: the newest."""
 
 
 class ServiceError(Exception):
@@ -97,7 +99,18 @@ class WhatIf:
     more: dict[str, Any] = field(default_factory=dict)
 
 
-T = TypeVar("T", Job, SnapshotInfo, WhatIf)
+@dataclass(frozen=True, kw_only=True)
+class TagInfo:
+    """A name of a snapshot, which expiry keeps and every read takes in place of the number."""
+
+    dataset: str
+    name: str
+    snapshot: int
+    created_at: str
+    more: dict[str, Any] = field(default_factory=dict)
+
+
+T = TypeVar("T", Job, SnapshotInfo, WhatIf, TagInfo)
 
 
 def _made(kind: type[T], told: Mapping[str, Any]) -> T:
@@ -198,7 +211,7 @@ class Client:
 
     def rows(
         self, dataset: str, *, table: TableName = "clips", where: Where | None = None, columns: Sequence[str] | None = None,
-        order: str | None = None, snapshot: int | None = None, page: int = 1000,
+        order: str | None = None, snapshot: Which = None, page: int = 1000,
     ) -> Iterator[dict[str, Any]]:  # fmt: skip
         """All rows under a filter, page by page. All pages are of one snapshot, also when a newer one is committed meanwhile."""
         asked = {"table": table, "where": where, "columns": columns and list(columns), "order": order, "limit": page}
@@ -211,7 +224,7 @@ class Client:
             asked["after"] = answer["next"]
 
     def count(
-        self, dataset: str, where: Where | None = None, *, table: TableName = "clips", snapshot: int | None = None
+        self, dataset: str, where: Where | None = None, *, table: TableName = "clips", snapshot: Which = None
     ) -> int:
         """How many rows a filter leaves, exactly."""
         asked = {"table": table, "where": where, "limit": 1, "count": True, "columns": ["uri"]}
@@ -219,7 +232,7 @@ class Client:
 
     def table(
         self, dataset: str, *, table: TableName = "clips", where: Where | None = None, columns: Sequence[str] | None = None,
-        order: str | None = None, snapshot: int | None = None,
+        order: str | None = None, snapshot: Which = None,
     ) -> pa.Table:  # fmt: skip
         """The same as `rows`, as one Arrow table. For whole tables `files` is the shorter way."""
         if snapshot is None:
@@ -233,21 +246,33 @@ class Client:
                 return pa.concat_tables(parts)
             asked["after"] = answer.headers["x-next-cursor"]
 
-    def files(self, dataset: str, snapshot: int | None = None) -> dict[str, list[str]]:
+    def files(self, dataset: str, snapshot: Which = None) -> dict[str, list[str]]:
         """Table -> exactly its Parquet files."""
         found = self._ask("GET", f"/v1/datasets/{dataset}/files", params=_at(snapshot)).json()["files"]
         return {str(table): list(uris) for table, uris in found.items()}
 
-    def what_if(self, dataset: str, thresholds: Mapping[str, float], snapshot: int | None = None) -> WhatIf:
+    def what_if(self, dataset: str, thresholds: Mapping[str, float], snapshot: Which = None) -> WhatIf:
         """thresholds: rule -> its other threshold."""
         params = {**thresholds, **_at(snapshot)}
         return _made(WhatIf, self._ask("GET", f"/v1/datasets/{dataset}/whatif", params=params).json())
 
-    def funnel(self, dataset: str, snapshot: int | None = None) -> dict[str, Any]:
+    def funnel(self, dataset: str, snapshot: Which = None) -> dict[str, Any]:
         found: dict[str, Any] = self._ask("GET", f"/v1/datasets/{dataset}/funnel", params=_at(snapshot)).json()
         return found
 
-    def diff(self, dataset: str, before: int, after: int) -> dict[str, Any]:
+    def tags(self, dataset: str) -> list[TagInfo]:
+        """By name."""
+        return [_made(TagInfo, told) for told in self._ask("GET", f"/v1/datasets/{dataset}/tags").json()]
+
+    def tag(self, dataset: str, name: str, snapshot: int) -> TagInfo:
+        """Name a snapshot; saying it again changes nothing, and a tag never moves."""
+        body = {"name": name, "snapshot": snapshot}
+        return _made(TagInfo, self._ask("POST", f"/v1/datasets/{dataset}/tags", json=body, again=True).json())
+
+    def untag(self, dataset: str, name: str) -> None:
+        self._ask("DELETE", f"/v1/datasets/{dataset}/tags/{name}")
+
+    def diff(self, dataset: str, before: int | str, after: int | str) -> dict[str, Any]:
         """Kept clips added and removed between two snapshots, by reason."""
         params = {"from": before, "to": after}
         found: dict[str, Any] = self._ask("GET", f"/v1/datasets/{dataset}/diff", params=params).json()
@@ -258,7 +283,7 @@ class Client:
         return found
 
     def _filter(
-        self, dataset: str, asked: dict[str, Any], snapshot: int | None, headers: dict[str, str] | None = None
+        self, dataset: str, asked: dict[str, Any], snapshot: Which, headers: dict[str, str] | None = None
     ) -> httpx.Response:
         body = {name: value for name, value in asked.items() if value is not None}
         path = f"/v1/datasets/{dataset}/filter"
@@ -289,8 +314,10 @@ class Client:
         raise AssertionError("the last try returns or raises")
 
 
-def _at(snapshot: int | None) -> dict[str, int]:
-    return {} if snapshot is None else {"snapshot": snapshot}
+def _at(snapshot: Which) -> dict[str, int | str]:
+    if snapshot is None:
+        return {}
+    return {"tag" if isinstance(snapshot, str) else "snapshot": snapshot}
 
 
 def _refusal(answer: httpx.Response) -> ServiceError:
