@@ -20,11 +20,12 @@ from api.auth_scopes import needs
 from api.database import JobStore
 from api.deps import NotModified, Service, not_modified
 from api.gate import Bodies, Gate
+from api.iceberg import NoSuch, no_such
 from api.jobs import choose_executor
 from api.metrics import Metrics
 from api.previews import PreviewMaker
 from api.query import QueryEngine
-from api.routes import clips, dashboard, datasets, diff, health, jobs, recipes, statistics, tags, tokens
+from api.routes import clips, dashboard, datasets, diff, health, iceberg, jobs, recipes, statistics, tags, tokens
 from api.runner import Runner
 from api.settings import VERSION, Settings
 from api.tables import TableCache, Views
@@ -33,7 +34,7 @@ from curation.clips import Lake
 
 ROUTERS = (
     health.router, tokens.router, jobs.router, recipes.router, datasets.router, diff.router, tags.router,
-    statistics.router, clips.router, dashboard.router,
+    statistics.router, clips.router, iceberg.router, dashboard.router,
 )  # fmt: skip
 
 
@@ -84,6 +85,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.add_middleware(Tracing, metrics=metrics)
     problems.install(app)
     app.add_exception_handler(NotModified, not_modified)
+    app.add_exception_handler(NoSuch, no_such)
     for router in ROUTERS:
         app.include_router(router)
     app.mount("/dashboard", StaticFiles(directory=dashboard.FOLDER))
