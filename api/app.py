@@ -25,7 +25,7 @@ from api.jobs import choose_executor
 from api.metrics import Metrics
 from api.previews import PreviewMaker
 from api.query import QueryEngine
-from api.routes import clips, dashboard, datasets, diff, health, iceberg, jobs, recipes, statistics, tags, tokens
+from api.routes import clips, dashboard, datasets, diff, health, iceberg, jobs, recipes, runs, statistics, tags, tokens
 from api.runner import Runner
 from api.settings import VERSION, Settings
 from api.tables import TableCache, Views
@@ -34,7 +34,7 @@ from curation.clips import Lake
 
 ROUTERS = (
     health.router, tokens.router, jobs.router, recipes.router, datasets.router, diff.router, tags.router,
-    statistics.router, clips.router, iceberg.router, dashboard.router,
+    statistics.router, clips.router, runs.router, iceberg.router, dashboard.router,
 )  # fmt: skip
 
 
@@ -42,7 +42,7 @@ class Gzip(GZipMiddleware):
     """Not for pictures and video: they are compressed, and a range of them is a range of the file."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["path"].endswith((".mp4", ".webp")):
+        if scope["type"] == "http" and scope["path"].endswith((".mp4", ".webp", ".png")):
             await self.app(scope, receive, send)
         else:
             await super().__call__(scope, receive, send)

@@ -110,7 +110,24 @@ class TagInfo:
     more: dict[str, Any] = field(default_factory=dict)
 
 
-T = TypeVar("T", Job, SnapshotInfo, WhatIf, TagInfo)
+@dataclass(frozen=True, kw_only=True)
+class RunInfo:
+    """A training run: running, finished or interrupted, after so many of its steps."""
+
+    id: str
+    path: str
+    kind: str
+    recipe_name: str
+    snapshot: str
+    state: str
+    step: int | None
+    steps: int | None
+    created_at: str
+    last_at: str | None
+    more: dict[str, Any] = field(default_factory=dict)
+
+
+T = TypeVar("T", Job, SnapshotInfo, WhatIf, TagInfo, RunInfo)
 
 
 def _made(kind: type[T], told: Mapping[str, Any]) -> T:
@@ -277,6 +294,49 @@ class Client:
         params = {"from": before, "to": after}
         found: dict[str, Any] = self._ask("GET", f"/v1/datasets/{dataset}/diff", params=params).json()
         return found
+
+    # --- training runs -------------------------------------------------------------------------------------------
+
+    def runs(self, limit: int = 100) -> list[RunInfo]:
+        """The newest first."""
+        found = self._ask("GET", "/v1/runs", params={"limit": limit}).json()["runs"]
+        return [_made(RunInfo, told) for told in found]
+
+    def run(self, run_id: str) -> RunInfo:
+        """`more` has its recipe, its starts, its checkpoints and what its log says else."""
+        return _made(RunInfo, self._ask("GET", f"/v1/runs/{run_id}").json())
+
+    def metrics(
+        self, run_id: str, *, event: Literal["step", "validation"] = "step", names: Sequence[str] | None = None, after: int = -1
+    ) -> pa.Table:  # fmt: skip
+        """Numbers by step, later than `after`: one column a name, null where none was logged."""
+        params: dict[str, Any] = {"event": event, "after": after, "limit": 10_000}
+        if names is not None:
+            params["names"] = ",".join(names)
+        parts = []
+        while True:
+            answer = self._ask("GET", f"/v1/runs/{run_id}/metrics", params=params, headers={"accept": ARROW})
+            parts.append(pa.ipc.open_stream(answer.content).read_all())
+            if "x-next-cursor" not in answer.headers:
+                return pa.concat_tables(parts, promote_options="default")
+            params["after"] = answer.headers["x-next-cursor"]
+
+    def samples(self, run_id: str) -> list[dict[str, Any]]:
+        """Pictures and videos that a run made: id, path, step, bytes."""
+        params: dict[str, Any] = {}
+        found: list[dict[str, Any]] = []
+        while True:
+            answer = self._ask("GET", f"/v1/runs/{run_id}/samples", params=params).json()
+            found += answer["samples"]
+            if answer["next"] is None:
+                return found
+            params["after"] = answer["next"]
+
+    def sample(self, run_id: str, sample_id: str) -> bytes:
+        """The bytes of one of them."""
+        return self._ask("GET", f"/v1/runs/{run_id}/samples/{sample_id}").content
+
+    # --- one clip ------------------------------------------------------------------------------------------------
 
     def clip(self, clip_id: str) -> dict[str, Any]:
         found: dict[str, Any] = self._ask("GET", f"/v1/clips/{clip_id}").json()
