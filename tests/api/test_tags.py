@@ -76,6 +76,9 @@ def test_every_read_takes_a_tag_beside_a_number(client: Any) -> None:
         assert by_tag.headers["etag"] != client.get(f"/v1/datasets/d/{read}").headers["etag"]
     assert client.get("/v1/datasets/d/funnel?tag=train").json()["snapshot"] == 1
     assert client.post("/v1/datasets/d/filter?tag=train", json={"table": "ledger"}).json()["snapshot"] == 1
+    assert client.get("/v1/datasets/d/whatif?tag=train").json()["snapshot"] == 1, "no rule is called tag"
+    newer = f"/v1/clips/{'c' * 32}?dataset=d"
+    assert client.get(f"{newer}&tag=train").status_code == 404 == client.get(f"{newer}&snapshot=1").status_code
     etag = client.get("/v1/datasets/d/rows?tag=train").headers["etag"]
     assert client.get("/v1/datasets/d/rows?tag=train", headers={"if-none-match": etag}).status_code == 304
 
