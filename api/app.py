@@ -19,11 +19,27 @@ from api.auth_scopes import needs
 from api.database import JobStore
 from api.deps import NotModified, Service, not_modified
 from api.gate import Bodies, Gate
+from api.iceberg import NoSuch, no_such
 from api.jobs import choose_executor
 from api.metrics import Metrics
 from api.previews import PreviewMaker
 from api.query import QueryEngine
-from api.routes import clips, clusters, dashboard, datasets, diff, health, jobs, recipes, search, statistics, tokens
+from api.routes import (
+    clips,
+    clusters,
+    dashboard,
+    datasets,
+    diff,
+    health,
+    iceberg,
+    jobs,
+    recipes,
+    runs,
+    search,
+    statistics,
+    tags,
+    tokens,
+)  # fmt: skip
 from api.runner import Runner
 from api.settings import VERSION, Settings
 from api.streams import Streams
@@ -34,8 +50,8 @@ from api.vectors import VectorSearch
 from curation.clips import Lake
 
 ROUTERS = (
-    health.router, tokens.router, jobs.router, recipes.router, datasets.router, diff.router, statistics.router,
-    clips.router, search.router, clusters.router, dashboard.router,
+    health.router, tokens.router, jobs.router, recipes.router, datasets.router, diff.router, tags.router,
+    statistics.router, clips.router, search.router, clusters.router, runs.router, iceberg.router, dashboard.router,
 )  # fmt: skip
 
 
@@ -43,7 +59,7 @@ class Gzip(GZipMiddleware):
     """Not for pictures and video: they are compressed, and a range of them is a range of the file."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["path"].endswith((".mp4", ".webp")):
+        if scope["type"] == "http" and scope["path"].endswith((".mp4", ".webp", ".png")):
             await self.app(scope, receive, send)
         else:
             await super().__call__(scope, receive, send)
@@ -90,6 +106,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.add_middleware(Tracing, metrics=metrics)
     problems.install(app)
     app.add_exception_handler(NotModified, not_modified)
+    app.add_exception_handler(NoSuch, no_such)
     for router in ROUTERS:
         app.include_router(router)
     app.mount("/dashboard", StaticFiles(directory=dashboard.FOLDER))

@@ -21,6 +21,8 @@ def presented(headers: Headers) -> tuple[str | None, bool]:
     """The token of a request, and whether it came in the page's cookie, which other sites could make a browser send."""
     authorization = headers.get("authorization")
     if authorization is not None:
+        if authorization == "Bearer None":  # what pyiceberg says without a token
+            return None, False
         scheme, _, secret = authorization.partition(" ")
         return (secret.strip() if scheme.lower() == "bearer" else ""), False
     try:

@@ -11,6 +11,8 @@ from api.auth import Scope
 Need = Scope | Literal["public"]
 DATASET = "/v1/datasets/{name}"
 CLIP = "/v1/clips/{clip_id}"
+ICEBERG = "/v1/iceberg/v1"
+NAMESPACE = f"{ICEBERG}/namespaces/{{namespace}}"
 
 ENDPOINTS: Mapping[tuple[str, str], Need] = {
     # The page itself holds no data; its requests are checked one by one.
@@ -36,6 +38,9 @@ ENDPOINTS: Mapping[tuple[str, str], Need] = {
     ("POST", "/v1/recipes/validate"): "read",
     ("GET", "/v1/datasets"): "read",
     ("GET", f"{DATASET}/snapshots"): "read",
+    ("GET", f"{DATASET}/tags"): "read",
+    ("POST", f"{DATASET}/tags"): "submit",
+    ("DELETE", f"{DATASET}/tags/{{tag}}"): "submit",
     ("GET", f"{DATASET}/rows"): "read",
     ("POST", f"{DATASET}/filter"): "read",
     ("GET", f"{DATASET}/files"): "read",
@@ -57,6 +62,23 @@ ENDPOINTS: Mapping[tuple[str, str], Need] = {
     ("GET", f"{CLIP}/neighbours"): "read",
     ("GET", f"{CLIP}/preview.mp4"): "read",
     ("GET", f"{CLIP}/poster.webp"): "read",
+    ("GET", "/v1/runs"): "read",
+    ("GET", "/v1/runs/{run}"): "read",
+    ("GET", "/v1/runs/{run}/metrics"): "read",
+    ("GET", "/v1/runs/{run}/samples"): "read",
+    ("GET", "/v1/runs/{run}/samples/{sample}"): "read",
+    ("GET", f"{ICEBERG}/config"): "read",
+    ("GET", f"{ICEBERG}/namespaces"): "read",
+    ("GET", NAMESPACE): "read",
+    ("HEAD", NAMESPACE): "read",
+    ("GET", f"{NAMESPACE}/tables"): "read",
+    ("GET", f"{NAMESPACE}/tables/{{table}}"): "read",
+    ("HEAD", f"{NAMESPACE}/tables/{{table}}"): "read",
+    # Writes of Iceberg's protocol are refused in its own form, whatever the token may do.
+    ("POST", f"{ICEBERG}/{{path:path}}"): "read",
+    ("PUT", f"{ICEBERG}/{{path:path}}"): "read",
+    ("PATCH", f"{ICEBERG}/{{path:path}}"): "read",
+    ("DELETE", f"{ICEBERG}/{{path:path}}"): "read",
     ("GET", "/v1/tokens"): "admin",
     ("POST", "/v1/tokens"): "admin",
     ("DELETE", "/v1/tokens/{token_id}"): "admin",

@@ -29,6 +29,8 @@ MOST_WAIT_SECONDS = 30.0
 ARROW = "application/vnd.apache.arrow.stream"
 TableName = Literal["ledger", "clips", "videos"]
 Where = Mapping[str, Any]
+Which = int | str | None
+"""A snapshot by its number or tag; None: the newest."""
 
 
 class ServiceError(Exception):
@@ -100,10 +102,38 @@ class WhatIf:
     more: dict[str, Any] = field(default_factory=dict)
 
 
-T = TypeVar("T", Job, SnapshotInfo, WhatIf)
+@dataclass(frozen=True, kw_only=True)
+class TagInfo:
+    """A name of a snapshot, which expiry keeps and every read takes in place of the number."""
+
+    dataset: str
+    name: str
+    snapshot: int
+    created_at: str
+    more: dict[str, Any] = field(default_factory=dict)
 
 
-def told(made: Job | SnapshotInfo | WhatIf) -> dict[str, Any]:
+@dataclass(frozen=True, kw_only=True)
+class RunInfo:
+    """A training run: running, finished or interrupted, after so many of its steps."""
+
+    id: str
+    path: str
+    kind: str
+    recipe_name: str
+    snapshot: str
+    state: str
+    step: int | None
+    steps: int | None
+    created_at: str
+    last_at: str | None
+    more: dict[str, Any] = field(default_factory=dict)
+
+
+T = TypeVar("T", Job, SnapshotInfo, WhatIf, TagInfo, RunInfo)
+
+
+def told(made: Job | SnapshotInfo | WhatIf | TagInfo | RunInfo) -> dict[str, Any]:
     """What the service said, as JSON has it."""
     named = {each.name: getattr(made, each.name) for each in fields(made) if each.name != "more"}
     return named | made.more
@@ -211,7 +241,7 @@ class Client:
 
     def rows(
         self, dataset: str, *, table: TableName = "clips", where: Where | None = None, columns: Sequence[str] | None = None,
-        order: str | None = None, snapshot: int | None = None, page: int = 1000,
+        order: str | None = None, snapshot: Which = None, page: int = 1000,
     ) -> Iterator[dict[str, Any]]:  # fmt: skip
         """All rows under a filter, page by page. All pages are of one snapshot, also when a newer one is committed meanwhile."""
         asked = {"table": table, "where": where, "columns": columns and list(columns), "order": order, "limit": page}
@@ -224,7 +254,7 @@ class Client:
             asked["after"] = answer["next"]
 
     def count(
-        self, dataset: str, where: Where | None = None, *, table: TableName = "clips", snapshot: int | None = None
+        self, dataset: str, where: Where | None = None, *, table: TableName = "clips", snapshot: Which = None
     ) -> int:
         """How many rows a filter leaves, exactly."""
         asked = {"table": table, "where": where, "limit": 1, "count": True, "columns": ["uri"]}
@@ -232,7 +262,7 @@ class Client:
 
     def table(
         self, dataset: str, *, table: TableName = "clips", where: Where | None = None, columns: Sequence[str] | None = None,
-        order: str | None = None, snapshot: int | None = None,
+        order: str | None = None, snapshot: Which = None,
     ) -> pa.Table:  # fmt: skip
         """The same as `rows`, as one Arrow table. For whole tables `files` is the shorter way."""
         if snapshot is None:
@@ -246,28 +276,40 @@ class Client:
                 return pa.concat_tables(parts)
             asked["after"] = answer.headers["x-next-cursor"]
 
-    def files(self, dataset: str, snapshot: int | None = None) -> dict[str, list[str]]:
+    def files(self, dataset: str, snapshot: Which = None) -> dict[str, list[str]]:
         """Table -> exactly its Parquet files."""
         found = self._ask("GET", f"/v1/datasets/{dataset}/files", params=_at(snapshot)).json()["files"]
         return {str(table): list(uris) for table, uris in found.items()}
 
-    def what_if(self, dataset: str, thresholds: Mapping[str, float], snapshot: int | None = None) -> WhatIf:
+    def what_if(self, dataset: str, thresholds: Mapping[str, float], snapshot: Which = None) -> WhatIf:
         """thresholds: rule -> its other threshold."""
         params = {**thresholds, **_at(snapshot)}
         return _made(WhatIf, self._ask("GET", f"/v1/datasets/{dataset}/whatif", params=params).json())
 
-    def funnel(self, dataset: str, snapshot: int | None = None) -> dict[str, Any]:
+    def funnel(self, dataset: str, snapshot: Which = None) -> dict[str, Any]:
         found: dict[str, Any] = self._ask("GET", f"/v1/datasets/{dataset}/funnel", params=_at(snapshot)).json()
         return found
 
-    def diff(self, dataset: str, before: int, after: int) -> dict[str, Any]:
+    def tags(self, dataset: str) -> list[TagInfo]:
+        """By name."""
+        return [_made(TagInfo, said) for said in self._ask("GET", f"/v1/datasets/{dataset}/tags").json()]
+
+    def tag(self, dataset: str, name: str, snapshot: int) -> TagInfo:
+        """Name a snapshot; saying it again changes nothing, and a tag never moves."""
+        body = {"name": name, "snapshot": snapshot}
+        return _made(TagInfo, self._ask("POST", f"/v1/datasets/{dataset}/tags", json=body, again=True).json())
+
+    def untag(self, dataset: str, name: str) -> None:
+        self._ask("DELETE", f"/v1/datasets/{dataset}/tags/{name}")
+
+    def diff(self, dataset: str, before: int | str, after: int | str) -> dict[str, Any]:
         """Kept clips added and removed between two snapshots, by reason."""
         params = {"from": before, "to": after}
         found: dict[str, Any] = self._ask("GET", f"/v1/datasets/{dataset}/diff", params=params).json()
         return found
 
     def search(
-        self, dataset: str, text: str, *, limit: int = 20, fate: Literal["kept", "all"] = "kept", snapshot: int | None = None
+        self, dataset: str, text: str, *, limit: int = 20, fate: Literal["kept", "all"] = "kept", snapshot: Which = None
     ) -> dict[str, Any]:  # fmt: skip
         """The clips nearest to a text in `clips`, best first; `note` says how far to trust them."""
         params = {"text": text, "limit": limit, "fate": fate, **_at(snapshot)}
@@ -276,7 +318,7 @@ class Client:
 
     def neighbours(
         self, clip_id: str, *, limit: int = 20, fate: Literal["kept", "all"] = "all", dataset: str | None = None,
-        snapshot: int | None = None,
+        snapshot: Which = None,
     ) -> dict[str, Any]:  # fmt: skip
         """The clips most like a clip in `clips`, best first, copies among them."""
         params: dict[str, Any] = {"limit": limit, "fate": fate, **_at(snapshot)}
@@ -285,7 +327,7 @@ class Client:
         found: dict[str, Any] = self._ask("GET", f"/v1/clips/{clip_id}/neighbours", params=params).json()
         return found
 
-    def clusters(self, dataset: str, snapshot: int | None = None) -> Iterator[dict[str, Any]]:
+    def clusters(self, dataset: str, snapshot: Which = None) -> Iterator[dict[str, Any]]:
         """All concept clusters, the largest first, page by page."""
         params: dict[str, Any] = {"limit": 100, **_at(snapshot)}
         while True:
@@ -296,12 +338,55 @@ class Client:
                 return
             params["after"] = answer["next"]
 
+    # --- training runs -------------------------------------------------------------------------------------------
+
+    def runs(self, limit: int = 100) -> list[RunInfo]:
+        """The newest first."""
+        found = self._ask("GET", "/v1/runs", params={"limit": limit}).json()["runs"]
+        return [_made(RunInfo, said) for said in found]
+
+    def run(self, run_id: str) -> RunInfo:
+        """`more` has its recipe, its starts, its checkpoints and what its log says else."""
+        return _made(RunInfo, self._ask("GET", f"/v1/runs/{run_id}").json())
+
+    def metrics(
+        self, run_id: str, *, event: Literal["step", "validation"] = "step", names: Sequence[str] | None = None, after: int = -1
+    ) -> pa.Table:  # fmt: skip
+        """Numbers by step, later than `after`: one column a name, null where none was logged."""
+        params: dict[str, Any] = {"event": event, "after": after, "limit": 10_000}
+        if names is not None:
+            params["names"] = ",".join(names)
+        parts = []
+        while True:
+            answer = self._ask("GET", f"/v1/runs/{run_id}/metrics", params=params, headers={"accept": ARROW})
+            parts.append(pa.ipc.open_stream(answer.content).read_all())
+            if "x-next-cursor" not in answer.headers:
+                return pa.concat_tables(parts, promote_options="default")
+            params["after"] = answer.headers["x-next-cursor"]
+
+    def samples(self, run_id: str) -> list[dict[str, Any]]:
+        """Pictures and videos that a run made: id, path, step, bytes."""
+        params: dict[str, Any] = {}
+        found: list[dict[str, Any]] = []
+        while True:
+            answer = self._ask("GET", f"/v1/runs/{run_id}/samples", params=params).json()
+            found += answer["samples"]
+            if answer["next"] is None:
+                return found
+            params["after"] = answer["next"]
+
+    def sample(self, run_id: str, sample_id: str) -> bytes:
+        """The bytes of one of them."""
+        return self._ask("GET", f"/v1/runs/{run_id}/samples/{sample_id}").content
+
+    # --- one clip ------------------------------------------------------------------------------------------------
+
     def clip(self, clip_id: str) -> dict[str, Any]:
         found: dict[str, Any] = self._ask("GET", f"/v1/clips/{clip_id}").json()
         return found
 
     def _filter(
-        self, dataset: str, asked: dict[str, Any], snapshot: int | None, headers: dict[str, str] | None = None
+        self, dataset: str, asked: dict[str, Any], snapshot: Which, headers: dict[str, str] | None = None
     ) -> httpx.Response:
         body = {name: value for name, value in asked.items() if value is not None}
         path = f"/v1/datasets/{dataset}/filter"
@@ -332,8 +417,10 @@ class Client:
         raise AssertionError("the last try returns or raises")
 
 
-def _at(snapshot: int | None) -> dict[str, int]:
-    return {} if snapshot is None else {"snapshot": snapshot}
+def _at(snapshot: Which) -> dict[str, int | str]:
+    if snapshot is None:
+        return {}
+    return {"tag" if isinstance(snapshot, str) else "snapshot": snapshot}
 
 
 def _refusal(answer: httpx.Response) -> ServiceError:

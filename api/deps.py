@@ -17,9 +17,13 @@ from api.tables import TableCache, Views
 from api.texts import TextDoors
 from api.vectors import VectorSearch
 from curation.clips import Lake, Snapshot, UnknownSnapshot
+from curation.clips.commits import TAG_NAME
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$"
 """Names of data sets and recipes: nothing that could be read as a path or an option."""
+TAG = rf"^{TAG_NAME.pattern}$"
+Number = Annotated[int | None, Query(ge=0, lt=2**31)]
+TagQuery = Annotated[str | None, Query(pattern=TAG, description="the snapshot that has this tag")]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,15 +75,11 @@ def find_snapshot(
     request: Request,
     response: Response,
     name: Annotated[str, Path(pattern=NAME)],
-    snapshot: Annotated[int | None, Query(ge=0, lt=2**31)] = None,
+    snapshot: Number = None,
+    tag: TagQuery = None,
 ) -> Snapshot:
     """The snapshot asked for, the newest by default. Its number is the entity tag: what it answers never changes."""
-    if name not in lake.datasets():
-        raise HTTPException(404, f"no data set {name!r}; GET /v1/datasets lists them")
-    try:
-        found = lake.snapshot(name, snapshot)
-    except UnknownSnapshot as error:
-        raise HTTPException(404, f"{error}; GET /v1/datasets/{name}/snapshots lists them") from None
+    found = choose_snapshot(lake, name, snapshot, tag)
     tell_snapshot(found, request, response)
     return found
 
@@ -91,6 +91,25 @@ def tell_snapshot(found: Snapshot, request: Request, response: Response) -> None
     if request.method in ("GET", "HEAD") and tag in re.split(r"\s*,\s*", request.headers.get("if-none-match", "")):
         raise NotModified(caching)
     response.headers.update(caching)
+
+
+def choose_snapshot(lake: Lake, name: str, number: int | None, tag: str | None) -> Snapshot:
+    """A snapshot by its number, its tag, or both where they agree; else the newest. Raises 404 and 422."""
+    if name not in lake.datasets():
+        raise HTTPException(404, f"no data set {name!r}; GET /v1/datasets lists them")
+    try:
+        found = lake.snapshot(name, number)
+    except UnknownSnapshot as error:
+        raise HTTPException(404, f"{error}; GET /v1/datasets/{name}/snapshots lists them") from None
+    if tag is None:
+        return found
+    try:
+        tagged = lake.snapshot(name, tag)
+    except UnknownSnapshot as error:
+        raise HTTPException(404, f"{error}; GET /v1/datasets/{name}/tags lists them") from None
+    if number not in (None, tagged.number):
+        raise HTTPException(422, f"tag={tag} is snapshot {tagged.number}, not {number}; ask for one of them")
+    return tagged
 
 
 class NotModified(Exception):

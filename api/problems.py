@@ -1,4 +1,4 @@
-"""One shape for every error: application/problem+json (RFC 9457)."""
+"""One shape for every error: application/problem+json (RFC 9457); below /v1/iceberg that of Iceberg's protocol."""
 
 import logging
 from http import HTTPStatus
@@ -11,6 +11,7 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
+from api import iceberg
 from api.query import TooSlow
 from curation.clips.errors import WrongCall
 
@@ -43,11 +44,17 @@ def problem(
     errors: list[FieldProblem] | None = None,
     headers: dict[str, str] | None = None,
 ) -> JSONResponse:
-    """An error as a response; the title follows from the status."""
+    """An error as a response; the title follows from the status. instance: the path that was asked for."""
+    if _is_iceberg(instance):
+        return iceberg.iceberg_error(status, detail, headers=headers)
     body = Problem(title=HTTPStatus(status).phrase, status=status, detail=detail, instance=instance, errors=errors)
     return JSONResponse(
         body.model_dump(exclude_none=True), status, headers=headers, media_type="application/problem+json"
     )
+
+
+def _is_iceberg(path: str) -> bool:
+    return path.startswith(f"{iceberg.PREFIX}/")
 
 
 def _refused(request: Request, error: Exception) -> JSONResponse:
@@ -73,9 +80,11 @@ def _invalid(request: Request, error: Exception) -> JSONResponse:
 
 def describe(document: dict[str, Any]) -> dict[str, Any]:
     """An OpenAPI document with our errors in place of FastAPI's: every 4xx and 5xx is a problem, of its media type."""
-    content = {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
-    for path in document["paths"].values():
-        for operation in path.values():
+    ours = {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
+    theirs = {"application/json": {"schema": {"$ref": "#/components/schemas/IcebergError"}}}
+    for path, operations in document["paths"].items():
+        content = theirs if _is_iceberg(path) else ours
+        for operation in operations.values():
             answers = operation["responses"]
             for status in [each for each in answers if each[0] in "45"]:
                 if status == "422" and "HTTPValidationError" in str(answers[status]):

@@ -163,6 +163,15 @@ def progress_file() -> str | None:
     return os.environ.get("CINEMILL_PROGRESS")
 
 
+def bucket_defaults(uri: str) -> dict[str, str]:
+    """Where a lake's bucket is, as readers of Iceberg are told it: endpoint and region of the standard chain, no credentials."""
+    found = {
+        "s3.endpoint": os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL"),
+        "s3.region": os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION"),
+    }
+    return {name: value for name, value in found.items() if value} if uri.startswith("s3://") else {}
+
+
 def child_environment(**more: str) -> dict[str, str]:
     """The environment a job's process starts with: ours, and `more`."""
     return {**os.environ, **more}

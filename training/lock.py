@@ -6,8 +6,10 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from training.world import World
+if TYPE_CHECKING:  # the service asks who trains, and does without torch
+    from training.world import World
 
 WAIT_SECONDS = 120.0  # a node that died may keep its lock on a network disk for a lease of 90 s
 log = logging.getLogger(__name__)
@@ -27,7 +29,7 @@ def check_free(out: Path) -> None:
 
 
 @contextmanager
-def run_lock(out: Path, world: World) -> Iterator[None]:
+def run_lock(out: Path, world: "World") -> Iterator[None]:
     """Hold the folder on the first worker while the run goes on; AnotherJob on all of them where it stays taken."""
     file = (out / "lock").open("a") if world.is_first else None
     try:

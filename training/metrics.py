@@ -5,6 +5,8 @@ import time
 from pathlib import Path
 from typing import Any, TextIO
 
+PLACED = ("start", "resume", "checkpoint", "not_finite")  # events that say at_step
+
 
 class MetricsLog:
     """Appends to OUT/metrics.jsonl and OUT/tensorboard. Every line has `event` and `time`; steps have `step`."""
@@ -43,11 +45,17 @@ def _appending(path: Path) -> TextIO:
 
 
 def _parsed(line: str | bytes) -> dict[str, Any] | None:
-    """A line's values; None for half a line, which is being written now or was when its run was killed."""
+    """A line's values; None for half a line, which is being written now or was when its run was killed, or a damaged one."""
     try:
-        return json.loads(line)
-    except json.JSONDecodeError:
+        values = json.loads(line)
+    except (ValueError, RecursionError):
         return None
+    if not isinstance(values, dict) or not isinstance(event := values.get("event"), str):
+        return None
+    steps = [values[name] for name in ("step", "at_step") if name in values]
+    if not all(type(step) is int and 0 <= step < 2**63 for step in steps):
+        return None
+    return None if event in PLACED and "at_step" not in values else values
 
 
 def _position(line: dict[str, Any]) -> int:
@@ -78,11 +86,11 @@ def read_metrics(out: str | Path, event: str | None = None) -> list[dict[str, An
     """The lines of a run, oldest first; of a step that ran twice (after a resume) only the last line.
 
     What a resume went back behind is gone: on other workers the repeated steps may differ in their last bits, and so may
-    what followed from them. A half-written last line is left out: the run may be writing it now.
+    what followed from them. Half-written and damaged lines are left out: the run may be writing the last one now.
     """
     path = Path(out) / "metrics.jsonl"
     lines: dict[Any, dict[str, Any]] = {}
-    for number, line in enumerate(path.read_text().splitlines() if path.exists() else []):
+    for number, line in enumerate(path.read_bytes().splitlines() if path.exists() else []):
         values = _parsed(line)
         if values is None:
             continue

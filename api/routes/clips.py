@@ -7,7 +7,7 @@ from fastapi import APIRouter, Depends, HTTPException, Path, Query
 from fastapi.responses import FileResponse
 from pydantic import BaseModel
 
-from api.deps import NAME, LakeDep, Service, ServiceDep
+from api.deps import NAME, LakeDep, Number, Service, ServiceDep, TagQuery, choose_snapshot
 from api.pages import plain, read_row
 from api.previews import Busy
 from api.scores import Scores, Verdict, verdicts
@@ -33,12 +33,17 @@ def find_clip(
     lake: LakeDep,
     clip_id: Annotated[str, Path(pattern=CLIP_ID)],
     dataset: Annotated[str | None, Query(pattern=NAME)] = None,
-    snapshot: Annotated[int | None, Query(ge=0, lt=2**31)] = None,
+    snapshot: Number = None,
+    tag: TagQuery = None,
 ) -> FoundClip:
     """In the snapshot named, else in the newest of the data set named, else in the newest of any that has it."""
+    if dataset is None and tag is not None:
+        raise HTTPException(422, "a tag belongs to a data set: say dataset= beside tag=")
     try:
-        if dataset is not None or snapshot is not None:
-            places = [lake.snapshot(dataset, snapshot)]
+        if dataset is not None:
+            places = [choose_snapshot(lake, dataset, snapshot, tag)]
+        elif snapshot is not None:
+            places = [lake.snapshot(None, snapshot)]
         else:
             places = sorted((lake.snapshot(name) for name in lake.datasets()), key=lambda each: -each.number)
     except UnknownSnapshot as error:

@@ -2,16 +2,15 @@
 
 from typing import Annotated, Any
 
-from fastapi import APIRouter, HTTPException, Path, Query
+from fastapi import APIRouter, Path, Query
 from pydantic import BaseModel
 
-from api.deps import NAME, LakeDep, ServiceDep
+from api.deps import NAME, TAG, LakeDep, ServiceDep, choose_snapshot
 from api.query import Reader
 from api.tables import View
-from curation.clips import UnknownSnapshot
 
 router = APIRouter(prefix="/v1/datasets/{name}", tags=["data sets"])
-Number = Annotated[int, Query(ge=1, lt=2**31)]
+Which = Annotated[str, Query(pattern=rf"^[1-9][0-9]{{0,8}}$|{TAG}", description="a snapshot's number or tag")]
 GONE = "gone"
 NEW = "new"
 
@@ -47,17 +46,16 @@ def diff_snapshots(
     lake: LakeDep,
     here: ServiceDep,
     name: Annotated[str, Path(pattern=NAME)],
-    before: Annotated[Number, Query(alias="from")],
-    after: Annotated[Number, Query(alias="to")],
+    before: Annotated[Which, Query(alias="from")],
+    after: Annotated[Which, Query(alias="to")],
     limit: Annotated[int, Query(ge=0, le=1000)] = 100,
 ) -> Diff:
     """Exact counts, and the first `limit` clips of each kind."""
-    if name not in lake.datasets():
-        raise HTTPException(404, f"no data set {name!r}; GET /v1/datasets lists them")
-    try:
-        views = [here.views.open(lake.snapshot(name, number), "ledger") for number in (before, after)]
-    except UnknownSnapshot as error:
-        raise HTTPException(404, f"{error}; GET /v1/datasets/{name}/snapshots lists them") from None
+    found = [
+        choose_snapshot(lake, name, int(which) if which.isdigit() else None, None if which.isdigit() else which)
+        for which in (before, after)
+    ]
+    views = [here.views.open(snapshot, "ledger") for snapshot in found]
     with here.views.engine.cursor() as reader:
         kept = [
             reader.rows(f"SELECT count(*) {view.joined(reader, 'clip', [])} AND d.fate = 'kept'")[0][0]
@@ -66,7 +64,7 @@ def diff_snapshots(
         removed_by, removed = _missing(reader, views[0], views[1], GONE, limit)
         added_by, added = _missing(reader, views[1], views[0], NEW, limit)
     return Diff(
-        dataset=name, before=before, after=after, kept_before=kept[0], kept_after=kept[1],
+        dataset=name, before=found[0].number, after=found[1].number, kept_before=kept[0], kept_after=kept[1],
         kept_in_both=kept[0] - sum(removed_by.values()), added_by=added_by, removed_by=removed_by, added=added,
         removed=removed,
     )  # fmt: skip

@@ -208,7 +208,7 @@ def read_what_if(found: SnapshotDep, scores: ScoresDep, request: Request) -> Wha
     known = {rule.name: rule.threshold for rule in scores.rules}
     thresholds = {}
     for name, text in request.query_params.multi_items():
-        if name == "snapshot":
+        if name in ("snapshot", "tag"):
             continue
         if name not in known:
             raise HTTPException(422, f"no rule {name[:100]!r} in this recipe; it has {', '.join(known)}")
