@@ -108,12 +108,17 @@ class Snapshot:
 
     @cached_property
     def _statistics(self) -> Statistics:
-        found = statistics.read(self.lake.uri, self.statistics_key)
+        found = self.written_statistics()
         return self.scanned_statistics() if found is None else found
 
     def statistics(self) -> Statistics:
         """Mask counts, histograms and a sample, as the commit wrote them; a lake of before is scanned."""
         return self._statistics
+
+    def written_statistics(self) -> Statistics | None:
+        """The same, or None where the commit wrote none, or not of all clips: never a scan."""
+        found = statistics.read(self.lake.uri, self.statistics_key)
+        return found if found is not None and found.clips == self.commit.counts.get("clips_in", found.clips) else None
 
     def scanned_statistics(self) -> Statistics:
         """The same by reading every row of the data set, a batch at a time."""
@@ -127,8 +132,9 @@ class Snapshot:
                 f"SELECT {chosen}, {decided} FROM clips c JOIN decisions d USING (clip_id) "
                 f"WHERE d.dataset = '{self.dataset}' AND d.kind = 'clip'"
             ).to_arrow_reader(BATCH)
-            parts = [Statistics.of(reader.schema.empty_table())]
-            return Statistics.merged(itertools.chain(parts, (Statistics.of(pa.table(batch)) for batch in reader)))
+            signals = statistics.rule_signals(self.commit.recipe)
+            batches = itertools.chain([reader.schema.empty_table()], (pa.table(batch) for batch in reader))
+            return Statistics.merged(Statistics.of(batch, signals) for batch in batches)
 
     def _numeric(self) -> set[str]:
         return set(statistics.score_columns(self.arrow("clips").schema))
