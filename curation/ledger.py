@@ -70,13 +70,13 @@ def funnel(snapshot: Snapshot) -> list[FunnelStep]:
         rules.append(("content.orientation", None, None, None))
     first: Counter[str] = Counter()
     alone: Counter[str] = Counter()
-    failures = _failures(snapshot)
-    for failed, clips in failures:
+    sets = failures(snapshot)
+    for failed, clips in sets:
         if failed:  # in recipe order, so the first one decided
             first[failed[0]] += clips
         if len(failed) == 1:
             alone[failed[0]] += clips
-    steps, entered = [], sum(clips for _, clips in failures)
+    steps, entered = [], sum(clips for _, clips in sets)
     for name, signal, comparison, threshold in rules:
         left = entered - first[name]
         steps.append(
@@ -96,8 +96,8 @@ def funnel(snapshot: Snapshot) -> list[FunnelStep]:
     return steps
 
 
-def _failures(snapshot: Snapshot) -> list[tuple[tuple[str, ...], int]]:
-    """Sets of rules that clips fail, in recipe order, and how many clips do."""
+def failures(snapshot: Snapshot) -> list[tuple[tuple[str, ...], int]]:
+    """Sets of rules that clips fail, in recipe order, and how many clips do; a set may come more than once."""
     written = snapshot.written_statistics()
     if written is not None:
         return [(mask.failed_rules, mask.clips) for mask in written.masks]

@@ -240,7 +240,9 @@ def _rejected_by_one(rows: pa.Table, signals: Mapping[str, str]) -> dict[str, np
     """Score -> bool [N]: the clip fails rules on this score, and no rule on another."""
     sets = pc.binary_join(pc.fill_null(rows["failed_rules"], []), "\n").combine_chunks().dictionary_encode()
     codes = np.asarray(sets.indices)
-    of_set = [{signals.get(rule) for rule in text.split("\n")} if text else set() for text in sets.dictionary.to_pylist()]
+    of_set = [
+        {signals.get(rule) for rule in text.split("\n")} if text else set() for text in sets.dictionary.to_pylist()
+    ]
     only = np.array([next(iter(found)) if len(found) == 1 else None for found in of_set], object)
     return {name: np.equal(only, name).astype(bool)[codes] for name in {name for name in only if name is not None}}
 
