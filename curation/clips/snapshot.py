@@ -128,15 +128,16 @@ class Snapshot:
         decided = ", ".join(f"d.{name}" for name in FROM_DECISIONS)
         clips, decisions = self.arrow("clips"), self.arrow("decisions")
         parts = clips.count_rows() // PART + 1
-        ends = ["", *(f"{i * 2**32 // parts:08x}" for i in range(1, parts)), "~"]  # identities are hexadecimal hashes
+        ends = ["", *(f"{i * 2**32 // parts:08x}" for i in range(1, parts)), None]  # identities are hexadecimal hashes
         signals = statistics.rule_signals(self.commit.recipe)
 
         def batches(db: duckdb.DuckDBPyConnection) -> Iterator[pa.Table]:
             for low, high in itertools.pairwise(ends):
-                between = " AND ".join(f"{row}.clip_id >= '{low}' AND {row}.clip_id < '{high}'" for row in "cd")
+                ranges = [f"{row}.clip_id >= '{low}'" for row in "cd"]
+                ranges += [f"{row}.clip_id < '{high}'" for row in "cd" if high is not None]
                 reader = db.sql(
                     f"SELECT {chosen}, {decided} FROM clips c JOIN decisions d USING (clip_id) "
-                    f"WHERE d.dataset = '{self.dataset}' AND d.kind = 'clip' AND {between}"
+                    f"WHERE d.dataset = '{self.dataset}' AND d.kind = 'clip' AND {' AND '.join(ranges)}"
                 ).to_arrow_reader(BATCH)
                 yield reader.schema.empty_table()
                 yield from (pa.table(batch) for batch in reader)
