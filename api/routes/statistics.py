@@ -4,6 +4,7 @@ import math
 from collections import Counter
 from typing import Annotated, Literal
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from fastapi import APIRouter, HTTPException, Query, Request
@@ -271,7 +272,7 @@ def read_scores(found: SnapshotDep, here: ServiceDep) -> ScoreColumns:
     def numbers(name: str) -> list[float | None]:
         if name not in names:
             return [None] * table.num_rows
-        return [None if math.isnan(value) else float(f"{value:.7g}") for value in table[name].to_numpy().tolist()]
+        return [None if math.isnan(value) else value for value in _rounded(table[name].to_numpy()).tolist()]
 
     return ScoreColumns(
         dataset=found.dataset,
@@ -283,3 +284,12 @@ def read_scores(found: SnapshotDep, here: ServiceDep) -> ScoreColumns:
         rule=table["rule"].to_pylist(),
         signals={signal: numbers(signal) for signal in signals},
     )
+
+
+def _rounded(values: np.ndarray) -> np.ndarray:
+    """float64 [N] to seven significant digits, as a page needs them; what is not finite is nan."""
+    values = np.where(np.isfinite(values), values, np.nan)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        digits = 6 - np.floor(np.log10(np.abs(values)))
+    power = 10.0 ** np.where(np.isfinite(digits), digits, 0).clip(-300, 300)
+    return np.rint(values * power) / power
