@@ -1,10 +1,11 @@
 """What each stage of a job took in and gave out: our own counters, folded from the lines that the work writes."""
 
-from collections import Counter
 from typing import Any
 
+import pyarrow.compute as pc
+
 from curation.clips import Snapshot
-from curation.ledger import funnel
+from curation.ledger import FATES, funnel
 
 Counters = dict[str, dict[str, Any]]
 """By stage: in, out, done, total, seconds, cpu_seconds, gpu_seconds, bytes, rejected {reason: number}, cost; what is known."""
@@ -36,16 +37,17 @@ def fold(counters: Counters, line: dict[str, Any]) -> Counters:
 def committed_counters(snapshot: Snapshot) -> Counters:
     """What the commit itself tells: bytes that came in, videos and clips that left and why. From the ledger, so it is exact."""
     counts = snapshot.commit.counts
-    videos = snapshot.table("videos", ["bytes"])
-    decided = snapshot.table("decisions", ["kind", "fate", "reason"]).to_pylist()
-    causes = Counter(row["fate"] for row in decided if row["kind"] == "video" and row["fate"] != "kept")
-    rules = {step.rule: step.rejected for step in funnel(snapshot) if step.rejected}
+    fates = {fate: counts.get(f"videos_{fate}", 0) for fate in FATES if fate != "kept"}
     return {
         "identify": {
-            "in": counts.get("videos_in", 0), "out": counts.get("videos_kept", 0), "rejected": dict(causes),
-            "bytes": sum(value or 0 for value in videos.column("bytes").to_pylist()),
+            "in": counts.get("videos_in", 0), "out": counts.get("videos_kept", 0),
+            "rejected": {fate: number for fate, number in fates.items() if number},
+            "bytes": pc.sum(snapshot.table("videos", ["bytes"])["bytes"]).as_py() or 0,
         },
-        "decide": {"in": counts.get("clips_in", 0), "out": counts.get("clips_kept", 0), "rejected": rules},
+        "decide": {
+            "in": counts.get("clips_in", 0), "out": counts.get("clips_kept", 0),
+            "rejected": {step.rule: step.rejected for step in funnel(snapshot) if step.rejected},
+        },
     }  # fmt: skip
 
 

@@ -1,23 +1,22 @@
-"""Scores against rules: histograms, and what would be kept at other thresholds. A query, never a decode."""
+"""Scores against rules: what each clip fails, and what would be kept at other thresholds. A query, never a decode."""
 
-import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from api.query import name_of
 from api.tables import TableCache, Views
 from curation.clips import Snapshot
+from curation.clips.statistics import Statistics
 from curation.contracts import signals
 from curation.decide import COMPARE
 from curation.recipes import Rule, parse_recipe
 
-NUM_BINS = 64
-Scale = Literal["linear", "log"]
 UNITS = {"shot_seconds": "s", "duration_seconds": "s"}
 
 
@@ -31,8 +30,28 @@ class Scores:
     clips: pa.Table
 
     @staticmethod
+    def sampled(found: Statistics, rules: Sequence[Rule]) -> "Scores":
+        """Of the clips in a commit's sample, which are all clips where there are 50,000 or fewer."""
+        sample = found.sample
+        columns = {
+            "kept": pc.equal(sample["fate"], "kept"),
+            "set_aside": pc.fill_null(pc.starts_with(sample["rule"], "content."), False),
+        }
+        for name in sorted({rule.signal for rule in rules if rule.signal in sample.column_names}):
+            columns[name] = sample[name].cast(pa.float64())
+        return Scores(rules=tuple(rules), clips=pa.table(columns))
+
+    @staticmethod
+    def at_hand(snapshot: Snapshot, views: Views, tables: TableCache) -> "Scores":
+        """Of the commit's sample, so that nothing is scanned; of all clips where the commit wrote none."""
+        written = snapshot.written_statistics()
+        if written is None:
+            return Scores.of(snapshot, views, tables)
+        return Scores.sampled(written, parse_recipe(snapshot.commit.recipe, "the recipe of this snapshot").all_rules)
+
+    @staticmethod
     def of(snapshot: Snapshot, views: Views, tables: TableCache) -> "Scores":
-        """The rules are those of the recipe the snapshot was made with; only the columns they ask for are read."""
+        """Of all clips of a snapshot, against the rules of its recipe; only the columns they ask for are read."""
         rules = parse_recipe(snapshot.commit.recipe, "the recipe of this snapshot").all_rules
         view = views.open(snapshot, "clips")
         names = sorted({rule.signal for rule in rules if rule.signal in view.columns})
@@ -96,44 +115,9 @@ class Scores:
         )
 
     @cached_property
-    def _failures(self) -> dict[str, np.ndarray]:
+    def failures(self) -> dict[str, np.ndarray]:
+        """Rule -> bool [N]: the clips that fail it."""
         return {rule.name: self.fails(rule) for rule in self.rules}
-
-    def histogram(self, signal: str) -> "Histogram":
-        """One signal in 64 bins: all clips, those kept, those that only the rules on this signal reject."""
-        values = self.values(signal)
-        measured = ~np.isnan(values)
-        rules = [rule for rule in self.rules if rule.signal == signal]
-        scale, low, high = _axis(values[measured], [rule.threshold for rule in rules])
-        here = _any(self._failures, [rule.name for rule in rules], len(values))
-        elsewhere = _any(self._failures, [rule.name for rule in self.rules if rule.signal != signal], len(values))
-        elsewhere |= self.set_aside
-        along = _along(values[measured], scale, low, high)
-        places = np.clip(along * NUM_BINS, 0, NUM_BINS - 1).astype(int)
-
-        def count(which: np.ndarray) -> list[int]:
-            return np.bincount(places[which[measured]], minlength=NUM_BINS).tolist()
-
-        known = signals().get(signal)
-        return Histogram(
-            signal=signal,
-            unit=unit_of(signal),
-            meaning=known.meaning if known else "",
-            scale=scale,
-            low=low,
-            high=high,
-            all=count(measured),
-            kept=count(self.kept),
-            only_this=count(here & ~elsewhere),
-            unmeasured=int((~measured).sum()),
-            rules=[
-                RuleCount(
-                    rule=rule.name, comparison=rule.comparison, threshold=rule.threshold, source=rule.source,
-                    rejects=int(self._failures[rule.name].sum()), only_this=int((self._failures[rule.name] & ~elsewhere).sum()),
-                )
-                for rule in rules
-            ],
-        )  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -186,64 +170,4 @@ class WhatIf:
     set_aside: int
 
 
-@dataclass(frozen=True, kw_only=True)
-class RuleCount:
-    """One rule of the recipe, and how many clips it alone and not alone rejects."""
-
-    rule: str
-    comparison: str
-    threshold: float
-    source: str
-    rejects: int
-    only_this: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class Histogram:
-    """Counts in bins from `low` to `high`, equal in the scale; what lies outside is in the first or last bin."""
-
-    signal: str
-    unit: str
-    meaning: str
-    scale: Scale
-    low: float
-    high: float
-    all: list[int]
-    kept: list[int]
-    only_this: list[int]
-    unmeasured: int
-    rules: list[RuleCount]
-
-
-def _any(failures: Mapping[str, np.ndarray], names: list[str], length: int) -> np.ndarray:
-    found = np.zeros(length, bool)
-    for name in names:
-        found |= failures[name]
-    return found
-
-
-def _along(values: np.ndarray, scale: Scale, low: float, high: float) -> np.ndarray:
-    """0 at `low`, 1 at `high`."""
-    if scale == "log":
-        return np.log10(np.maximum(values, low) / low) / math.log10(high / low)
-    return (values - low) / (high - low)
-
-
-def _axis(values: np.ndarray, thresholds: list[float]) -> tuple[Scale, float, float]:
-    """Scale and round ends that hold the thresholds and 99 % of the values: a few outliers would flatten everything else.
-
-    Logarithmic where everything is positive and the largest is a hundred times the smallest.
-    """
-    ends = [*thresholds]
-    if len(values):
-        ends += np.percentile(values, [0.5, 99.5]).tolist() if len(values) > 200 else [values.min(), values.max()]
-    low, high = (float(min(ends)), float(max(ends))) if ends else (0.0, 1.0)
-    if low > 0 and high >= 100 * low:
-        return "log", 10.0 ** math.floor(math.log10(low)), 10.0 ** math.ceil(math.log10(high))
-    if 0 < low < 0.5 * high:
-        low = 0.0
-    if high <= low:
-        low, high = low - 0.5, high + 0.5
-    step = 10.0 ** math.floor(math.log10((high - low) / 4))
-    step = next(step * times for times in (1, 2, 2.5, 5, 10) if (high - low) / (step * times) <= 8)
-    return "linear", float(math.floor(low / step) * step), float(math.ceil(high / step) * step)
+COUNTED = tuple(field.name for field in fields(WhatIf) if field.name != "clips")

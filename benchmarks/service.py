@@ -8,10 +8,11 @@ import argparse
 import resource
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import numpy as np
 import pyarrow as pa
 from fastapi.testclient import TestClient
@@ -21,7 +22,8 @@ from api.settings import Settings
 from curation.clips import Lake
 from curation.clips.schema import TABLES, arrow_schema
 from curation.contracts import signals
-from curation.recipes import load_recipe
+from curation.decide import COMPARE
+from curation.recipes import Rule, load_recipe
 
 RECIPE = "moviegen_256"
 CLIPS_PER_VIDEO = 10
@@ -32,17 +34,26 @@ def _filled(table: str, columns: dict[str, Any], extra: dict[str, pa.DataType] |
     """Rows of a lake's table: the columns given, null in all others."""
     schema = arrow_schema(TABLES[table], extra)
     length = len(next(iter(columns.values())))
-    arrays = [
-        pa.array(columns[field.name], field.type) if field.name in columns else pa.nulls(length, field.type)
-        for field in schema
-    ]
-    return pa.table(arrays, schema=schema)
+    return pa.table(
+        [pa.array(columns.get(field.name, pa.nulls(length)), field.type) for field in schema], schema=schema
+    )
 
 
 def _ids(draw: np.random.Generator, count: int) -> np.ndarray:
     """Sorted ids of 32 hexadecimal digits."""
     halves = draw.integers(0, 2**63, (count, 2), dtype=np.uint64)
     return np.sort(np.array([f"{first << np.uint64(1):016x}{second:016x}" for first, second in halves]))
+
+
+def _scores(draw: np.random.Generator, signal: str, rules: Sequence[Rule], count: int) -> np.ndarray:
+    """float64 [count]: every rule on this signal rejects about 3 % of them."""
+    asked = [rule for rule in rules if rule.signal == signal]
+    low = max((rule.threshold for rule in asked if rule.comparison[0] == ">"), default=None)
+    high = min((rule.threshold for rule in asked if rule.comparison[0] == "<"), default=None)
+    if low is not None and high is not None:
+        return draw.uniform(low - 0.03 * (high - low), high + 0.03 * (high - low), count)
+    values = draw.gamma(2.0, 10.0, count)
+    return low + values - 2.7 if low is not None else (high or 0.0) + values - 53.6
 
 
 def make_lake(folder: str, rows: int, seed: int = 0) -> None:
@@ -56,16 +67,8 @@ def make_lake(folder: str, rows: int, seed: int = 0) -> None:
     uris = np.char.add("/footage/", np.char.add(videos, ".mp4"))
     ids = _ids(draw, rows)
     of_video = draw.integers(0, len(videos), rows)
-    scored = list(dict.fromkeys(rule.signal for rule in recipe.rules))
-    rules = [rule.name for rule in recipe.rules]
-    # Half are kept; of the rest most fail one rule, some two.
-    first = np.where(draw.random(rows) < 0.5, -1, draw.integers(0, len(rules), rows))
-    second = np.where(draw.random(rows) < 0.3, (first + 1) % len(rules), -1)
-    counts = {f"{kind}s_{fate}": 0 for kind in ("video", "clip") for fate in ("rejected", "duplicate", "quarantined")}
-    counts |= {
-        "videos_in": len(videos), "videos_kept": len(videos), "clips_in": rows, "clips_kept": int((first < 0).sum()),
-        "clips_rejected": int((first >= 0).sum()),
-    }  # fmt: skip
+    rules = recipe.all_rules
+    masks = np.zeros(rows, np.int64)
     with lake.committer():
         lake.append(
             "videos",
@@ -74,21 +77,20 @@ def make_lake(folder: str, rows: int, seed: int = 0) -> None:
         for begin in range(0, rows, ROWS_AT_A_TIME):
             part = slice(begin, min(rows, begin + ROWS_AT_A_TIME))
             count = part.stop - part.start
-            numbers = {name: draw.gamma(2.0, 10.0, count).astype(np.float32).astype(float) for name in scored}
+            numbers = {signal: _scores(draw, signal, rules, count) for signal in dict.fromkeys(r.signal for r in rules)}
+            for i, rule in enumerate(rules):
+                fails = ~COMPARE[rule.comparison](numbers[rule.signal], rule.threshold)
+                masks[part] |= fails.astype(np.int64) << i
             clips = numbers | {
-                "clip_id": ids[part], "video_id": videos[of_video[part]], "duration_seconds": draw.uniform(4, 16, count),
-                "start_seconds": draw.uniform(0, 60, count), "width": np.full(count, 1280), "height": np.full(count, 720),
-                "shot_seconds": draw.uniform(4, 40, count),
+                "clip_id": ids[part], "video_id": videos[of_video[part]], "start_seconds": draw.uniform(0, 60, count), "width": np.full(count, 1280), "height": np.full(count, 720),
             }  # fmt: skip
             lake.append("clips", _filled("clips", clips, known))
             captions = {"clip_id": ids[part], "caption": [f"a drawn clip, number {i}" for i in range(count)]}
             lake.append("captions", _filled("captions", captions))
-        names = np.array(rules, dtype=object)
-        failed = [
-            [rules[a], rules[b]] if a >= 0 and b >= 0 else [rules[a]] if a >= 0 else []
-            for a, b in zip(first, second, strict=True)
-        ]
-        rejected = first >= 0
+        sets, place = np.unique(masks, return_inverse=True)
+        names = [[rule.name for i, rule in enumerate(rules) if mask >> i & 1] for mask in sets.tolist()]
+        first = pa.array([failed[0] if failed else None for failed in names], pa.string()).take(pa.array(place))
+        rejected = masks > 0
         lake.replace(
             "decisions", "dataset",
             _filled(
@@ -96,11 +98,18 @@ def make_lake(folder: str, rows: int, seed: int = 0) -> None:
                 {
                     "dataset": ["bench"] * rows, "kind": ["clip"] * rows, "uri": uris[of_video], "video_id": videos[of_video],
                     "clip_id": ids, "fate": np.where(rejected, "rejected", "kept"),
-                    "stage": np.where(rejected, "visual", None), "rule": np.where(rejected, names[first], None),
-                    "failed_rules": failed,
+                    "stage": np.where(rejected, "visual", None), "rule": first,
+                    "failed_rules": pa.array(names, pa.list_(pa.string())).take(pa.array(place)),
                 },
             ),
         )  # fmt: skip
+        counts = {
+            f"{kind}s_{fate}": 0 for kind in ("video", "clip") for fate in ("rejected", "duplicate", "quarantined")
+        }
+        counts |= {
+            "videos_in": len(videos), "videos_kept": len(videos), "clips_in": rows, "clips_kept": int((~rejected).sum()),
+            "clips_rejected": int(rejected.sum()),
+        }  # fmt: skip
         lake.commit(
             "bench", recipe_hash=recipe.hash, recipe=recipe.model_dump(mode="json"), code_version="benchmark", counts=counts,
             measured_by="drawn",
@@ -149,6 +158,19 @@ def measure(folder: str, times: int) -> list[tuple[str, np.ndarray]]:
             deep[0] = get(f"{rows}&after={deep[0]}")["next"]
 
         few = ["clip_id", "uri", "fate", "sharpness"]
+        what_if = "/v1/datasets/bench/whatif"
+        files = Lake(folder).snapshot("bench").files("clips")
+        passing = " AND ".join(
+            f'("{rule.signal}" IS NULL OR "{rule.signal}" {rule.comparison} '
+            f"{30 if rule.name == 'visual.sharpness' else rule.threshold})"
+            for rule in load_recipe(RECIPE).all_rules
+        )
+        database = duckdb.connect(config={"threads": 2, "memory_limit": "1GiB"})
+        database.execute("SET parquet_metadata_cache = true")
+
+        def raw() -> Any:
+            return database.sql(f"SELECT count(*) FROM read_parquet({files!r}) WHERE {passing}").fetchall()
+
         return [
             ("first page", timed(lambda: get(rows), times)),
             ("next pages, by cursor", timed(following, times)),
@@ -163,12 +185,31 @@ def measure(folder: str, times: int) -> list[tuple[str, np.ndarray]]:
                 ),
             ),
             ("page in the order of a score", timed(lambda: filtered(kept, order="-sharpness", columns=few), 3)),
-            ("what-if, first", timed(lambda: get("/v1/datasets/bench/whatif?visual.sharpness=25"), 1)),
-            (
-                "what-if, exact",
-                timed(lambda: get(f"/v1/datasets/bench/whatif?visual.sharpness={draw.uniform(5, 40)}"), 10),
+            ("what-if, first", timed(lambda: get(f"{what_if}?visual.sharpness=25"), 1)),
+            ("raw scan of its columns, first", timed(raw, 1)),
+            *zip(
+                ("what-if, exact", "raw scan of its columns"),
+                # in turn, so that what else the machine does falls on both
+                np.stack(
+                    [
+                        [
+                            timed(lambda: get(f"{what_if}?visual.sharpness={draw.uniform(20, 40)}"), 1)[0],
+                            timed(raw, 1)[0],
+                        ]
+                        for _ in range(15)
+                    ],
+                    axis=1,
+                ),
+                strict=True,
             ),
-            ("histograms", timed(lambda: get("/v1/datasets/bench/histograms"), 2)),
+            ("what-if, a rule left out", timed(lambda: get(f"{what_if}?visual.sharpness=-1e9"), 10)),
+            (
+                "what-if, estimated",
+                timed(lambda: get(f"{what_if}?estimate=true&visual.sharpness={draw.uniform(20, 40)}"), 10),
+            ),
+            ("funnel", timed(lambda: get("/v1/datasets/bench/funnel"), 4)),
+            ("scores of a sample", timed(lambda: get("/v1/datasets/bench/scores"), 2)),
+            ("histograms", timed(lambda: get("/v1/datasets/bench/histograms"), 4)),
             ("statistics of one column", timed(lambda: get("/v1/datasets/bench/statistics?columns=sharpness"), 2)),
             ("co-rejection", timed(lambda: get("/v1/datasets/bench/corejection"), 2)),
         ]

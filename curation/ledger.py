@@ -5,6 +5,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import duckdb
+
 from curation.clips.snapshot import Snapshot
 from curation.decide import EARLY_RUNGS
 from curation.measure import claimed_seconds
@@ -55,7 +57,7 @@ def counts(snapshot: Snapshot) -> dict[str, dict[str, int]]:
 
 
 def funnel(snapshot: Snapshot) -> list[FunnelStep]:
-    """What each rule of the snapshot's recipe took, in recipe order, from the decisions alone."""
+    """What each rule of the snapshot's recipe took, in recipe order: as the commit counted it, or from the decisions."""
     recipe = parse_recipe(snapshot.commit.recipe, f"the recipe of {snapshot.name}")
     rules: list[tuple[str, str | None, str | None, float | None]] = [
         (rule.name, rule.signal, rule.comparison, rule.threshold) for rule in recipe.all_rules
@@ -66,10 +68,15 @@ def funnel(snapshot: Snapshot) -> list[FunnelStep]:
         rules.append(("content.balance", None, None, None))
     if recipe.landscape_share is not None:
         rules.append(("content.orientation", None, None, None))
-    rows = [r for r in snapshot.table("decisions", ["kind", "rule", "failed_rules"]).to_pylist() if r["kind"] == "clip"]
-    first = Counter(row["rule"] for row in rows)
-    alone = Counter(row["failed_rules"][0] for row in rows if len(row["failed_rules"]) == 1)
-    steps, entered = [], len(rows)
+    first: Counter[str] = Counter()
+    alone: Counter[str] = Counter()
+    sets = failures(snapshot)
+    for failed, clips in sets:
+        if failed:  # in recipe order, so the first one decided
+            first[failed[0]] += clips
+        if len(failed) == 1:
+            alone[failed[0]] += clips
+    steps, entered = [], sum(clips for _, clips in sets)
     for name, signal, comparison, threshold in rules:
         left = entered - first[name]
         steps.append(
@@ -87,6 +94,20 @@ def funnel(snapshot: Snapshot) -> list[FunnelStep]:
         )
         entered = left
     return steps
+
+
+def failures(snapshot: Snapshot) -> list[tuple[tuple[str, ...], int]]:
+    """Sets of rules that clips fail, in recipe order, and how many clips do; a set may come more than once."""
+    written = snapshot.written_statistics()
+    if written is not None:
+        return [(mask.failed_rules, mask.clips) for mask in written.masks]
+    with duckdb.connect() as db:
+        db.register("decisions", snapshot.arrow("decisions"))
+        found = db.execute(
+            "SELECT coalesce(failed_rules, []), count(*) FROM decisions WHERE dataset = ? AND kind = 'clip' GROUP BY 1",
+            [snapshot.dataset],
+        ).fetchall()
+    return [(tuple(failed), clips) for failed, clips in found]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -60,7 +60,8 @@ ClipDep = Annotated[FoundClip, Depends(find_clip)]
 class ClipView(BaseModel):
     """Everything known of a clip. unmeasured: signals without a number, and why.
 
-    distribution: signal that a rule asks for -> share of the measured clips of the snapshot that have less.
+    distribution: signal that a rule asks for -> share of the measured clips of the snapshot that have less (of those that
+    its commit sampled, where there are more than 50,000).
     """
 
     dataset: str
@@ -123,7 +124,7 @@ def unmeasured(row: dict[str, Any]) -> dict[str, str]:
 def read_clip(found: ClipDep, here: ServiceDep) -> ClipView:
     """The row of the clip with its scores and its decision, where its scores lie among all, and the decision in sentences."""
     place = found.snapshot
-    scores = Scores.of(place, here.views, here.tables)
+    scores = Scores.at_hand(place, here.views, here.tables)
     signals_asked = {rule.signal for rule in scores.rules}
     at = f"/v1/clips/{found.row['clip_id']}"
     where = f"?dataset={place.dataset}&snapshot={place.number}"

@@ -4,24 +4,23 @@ import math
 from collections import Counter
 from typing import Annotated, Literal
 
-from fastapi import APIRouter, Depends, HTTPException, Query, Request
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from fastapi import APIRouter, HTTPException, Query, Request
 from pydantic import BaseModel
 
 from api.deps import ServiceDep, SnapshotDep
+from api.histograms import Histogram, of_commit, of_scores
 from api.query import name_of
-from api.scores import Histogram, Scores, WhatIf
+from api.scores import Scores, WhatIf
 from api.tables import Kind
-from curation.ledger import counts, funnel
+from api.what_if import Asking, Interval
+from curation.clips.statistics import SAMPLE
+from curation.ledger import counts, failures, funnel
 from curation.recipes import parse_recipe
 
 router = APIRouter(prefix="/v1/datasets/{name}", tags=["statistics"])
-
-
-def find_scores(found: SnapshotDep, here: ServiceDep) -> Scores:
-    return Scores.of(found, here.views, here.tables)
-
-
-ScoresDep = Annotated[Scores, Depends(find_scores)]
 
 
 class FunnelStepView(BaseModel):
@@ -59,13 +58,19 @@ class Histograms(BaseModel):
 
 
 class WhatIfView(BaseModel):
-    """Counts over every clip of the snapshot: `exact` is true, nothing here is estimated."""
+    """Counts of the snapshot's clips.
+
+    Where `exact` is false they are estimated from `sampled` clips, and `intervals` holds, of each count, two numbers between which
+    the exact one lies with 95 % confidence (Wilson's interval for a draw without replacement).
+    """
 
     dataset: str
     snapshot: int
     thresholds: dict[str, float]
     exact: bool
     counts: WhatIf
+    sampled: int | None
+    intervals: dict[str, Interval] | None
 
 
 class ScoreColumns(BaseModel):
@@ -121,15 +126,22 @@ class CoRejection(BaseModel):
 @router.get("/funnel")
 def read_funnel(found: SnapshotDep, here: ServiceDep) -> Funnel:
     """Read from the manifest alone: no Ray, no GPU, safe while a run is going."""
-    told, clips, videos = counts(found), here.views.open(found, "clips"), here.views.open(found, "videos")
-    of_clip, of_video = (view.columns["duration_seconds"][0] for view in (clips, videos))
+    told, written = counts(found), found.written_statistics()
     with here.views.engine.cursor() as reader:
-        clip_seconds, kept_seconds = reader.rows(
-            f"SELECT coalesce(sum({of_clip}), 0.0), coalesce(sum({of_clip}) FILTER (d.fate = 'kept'), 0.0) "
-            f"{clips.joined(reader, 'clip', ['duration_seconds'])}"
-        )[0]
+        if written is not None:
+            kept_seconds = written.seconds("kept")
+            clip_seconds = sum(mask.microseconds for mask in written.masks) / 1e6
+        else:
+            clips = here.views.open(found, "clips")
+            length = clips.columns["duration_seconds"][0]
+            clip_seconds, kept_seconds = reader.rows(
+                f"SELECT coalesce(sum({length}), 0.0), coalesce(sum({length}) FILTER (d.fate = 'kept'), 0.0) "
+                f"{clips.joined(reader, 'clip', ['duration_seconds'])}"
+            )[0]
+        videos = here.views.open(found, "videos")
         video_seconds = reader.rows(
-            f"SELECT coalesce(sum({of_video}), 0.0) {videos.joined(reader, 'video', ['duration_seconds'])}"
+            f"SELECT coalesce(sum({videos.columns['duration_seconds'][0]}), 0.0) "
+            f"{videos.joined(reader, 'video', ['duration_seconds'])}"
         )[0][0]
     return Funnel(
         dataset=found.dataset, snapshot=found.number, videos=told["videos"], clips=told["clips"],
@@ -177,16 +189,14 @@ def read_statistics(
 
 
 @router.get("/corejection")
-def read_co_rejection(found: SnapshotDep, here: ServiceDep) -> CoRejection:
+def read_co_rejection(found: SnapshotDep) -> CoRejection:
     """Which rules reject the same clips: a threshold on one of two that always agree changes nothing."""
-    view = here.views.open(found, "clips")
-    with here.views.engine.cursor() as reader:
-        sets = reader.rows(
-            f"SELECT d.failed_rules, count(*) {view.joined(reader, 'clip', [])} AND len(d.failed_rules) > 0 GROUP BY 1"
-        )
-    rules = list(dict.fromkeys(rule for names, _ in sorted(sets, key=lambda each: -each[1]) for rule in names))
+    sets: Counter[tuple[str, ...]] = Counter()
+    for names, clips in failures(found):
+        sets[names] += clips
+    rules = list(dict.fromkeys(r for names in sorted(sets, key=lambda each: (-sets[each], each)) for r in names))
     together: Counter[tuple[str, str]] = Counter()
-    for names, clips in sets:
+    for names, clips in sets.items():
         for first in names:
             for second in names:
                 together[first, second] += clips
@@ -197,18 +207,28 @@ def read_co_rejection(found: SnapshotDep, here: ServiceDep) -> CoRejection:
 
 
 @router.get("/histograms")
-def read_histograms(found: SnapshotDep, scores: ScoresDep) -> Histograms:
-    asked = list(dict.fromkeys(rule.signal for rule in scores.rules))
-    return Histograms(dataset=found.dataset, snapshot=found.number, signals=[scores.histogram(name) for name in asked])
+def read_histograms(found: SnapshotDep, here: ServiceDep) -> Histograms:
+    """As the commit counted them; a snapshot of before is read."""
+    written = found.written_statistics()
+    if written is None:
+        shown = of_scores(Scores.of(found, here.views, here.tables))
+    else:
+        shown = of_commit(written, parse_recipe(found.commit.recipe, "the recipe of this snapshot").all_rules)
+    return Histograms(dataset=found.dataset, snapshot=found.number, signals=shown)
 
 
 @router.get("/whatif")
-def read_what_if(found: SnapshotDep, scores: ScoresDep, request: Request) -> WhatIfView:
-    """Every query parameter that is a rule's name is its other threshold: `?visual.sharpness=20&motion.jitter=1.5`."""
-    known = {rule.name: rule.threshold for rule in scores.rules}
+def read_what_if(found: SnapshotDep, here: ServiceDep, request: Request, estimate: bool = False) -> WhatIfView:
+    """Every query parameter that is a rule's name is its other threshold: `?visual.sharpness=20&motion.jitter=1.5`.
+
+    Exact by one scan, or by what the commit counted where that tells. `estimate=true` never scans: what would need one is then
+    estimated from the commit's sample, and says so.
+    """
+    asking = Asking(found, here.views, here.tables)
+    known = {rule.name: rule.threshold for rule in asking.rules}
     thresholds = {}
     for name, text in request.query_params.multi_items():
-        if name in ("snapshot", "tag"):
+        if name in ("snapshot", "tag", "estimate"):
             continue
         if name not in known:
             raise HTTPException(422, f"no rule {name[:100]!r} in this recipe; it has {', '.join(known)}")
@@ -218,33 +238,41 @@ def read_what_if(found: SnapshotDep, scores: ScoresDep, request: Request) -> Wha
             thresholds[name] = math.nan
         if not math.isfinite(thresholds[name]):
             raise HTTPException(422, f"{name}={text[:40]!r} is not a finite number")
+    answer = asking.at_once(thresholds) if estimate else asking.exactly(thresholds)
     return WhatIfView(
-        dataset=found.dataset, snapshot=found.number, thresholds=known | thresholds, exact=True,
-        counts=scores.what_if(thresholds),
+        dataset=found.dataset, snapshot=found.number, thresholds=known | thresholds, exact=answer.exact,
+        counts=answer.counts, sampled=answer.sampled, intervals=answer.intervals,
     )  # fmt: skip
 
 
 @router.get("/scores")
 def read_scores(found: SnapshotDep, here: ServiceDep) -> ScoreColumns:
     rules = parse_recipe(found.commit.recipe, "the recipe of this snapshot").all_rules
-    view = here.views.open(found, "clips")
     signals = list(dict.fromkeys(rule.signal for rule in rules))
-    names = [name for name in dict.fromkeys(("duration_seconds", *signals)) if name in view.columns]
-    columns = ", ".join(f"{view.columns[name][0]}::DOUBLE AS {name_of(name)}" for name in names)
-    most = here.settings.score_sample
-    total = found.commit.counts["clips_in"]
-    # The lowest ids, which are hashes, are a fair sample; twice their share is enough to look through, nearly always.
-    top = f"{min(16**32 - 1, 16**32 * 2 * most // max(total, 1)):032x}"
-    with here.views.engine.cursor() as reader:
-        table = reader.table(
-            f"SELECT d.clip_id, d.fate = 'kept' AS kept, d.rule, {columns} "
-            f"{view.joined(reader, 'clip', names, (' ', top))} ORDER BY d.clip_id LIMIT {most}"
-        )
+    wanted = list(dict.fromkeys(("duration_seconds", *signals)))
+    most, total, written = here.settings.score_sample, found.commit.counts["clips_in"], found.written_statistics()
+    if written is not None and most <= SAMPLE:
+        table = written.sample.slice(0, most)
+        table = table.append_column("kept", pc.equal(table["fate"], "kept"))
+        names = [name for name in wanted if name in table.column_names]
+        for name in names:
+            table = table.set_column(table.column_names.index(name), name, table[name].cast(pa.float64()))
+    else:
+        view = here.views.open(found, "clips")
+        names = [name for name in wanted if name in view.columns]
+        columns = ", ".join(f"{view.columns[name][0]}::DOUBLE AS {name_of(name)}" for name in names)
+        # The lowest ids, which are hashes, are a fair sample; twice their share is enough to look through, nearly always.
+        top = f"{min(16**32 - 1, 16**32 * 2 * most // max(total, 1)):032x}"
+        with here.views.engine.cursor() as reader:
+            table = reader.table(
+                f"SELECT d.clip_id, d.fate = 'kept' AS kept, d.rule, {columns} "
+                f"{view.joined(reader, 'clip', names, (' ', top))} ORDER BY d.clip_id LIMIT {most}"
+            )
 
     def numbers(name: str) -> list[float | None]:
         if name not in names:
             return [None] * table.num_rows
-        return [None if math.isnan(value) else float(f"{value:.7g}") for value in table[name].to_numpy().tolist()]
+        return [None if math.isnan(value) else value for value in _rounded(table[name].to_numpy()).tolist()]
 
     return ScoreColumns(
         dataset=found.dataset,
@@ -256,3 +284,12 @@ def read_scores(found: SnapshotDep, here: ServiceDep) -> ScoreColumns:
         rule=table["rule"].to_pylist(),
         signals={signal: numbers(signal) for signal in signals},
     )
+
+
+def _rounded(values: np.ndarray) -> np.ndarray:
+    """float64 [N] to seven significant digits, as a page needs them; what is not finite is nan."""
+    values = np.where(np.isfinite(values), values, np.nan)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        digits = 6 - np.floor(np.log10(np.abs(values)))
+    power = 10.0 ** np.where(np.isfinite(digits), digits, 0).clip(-300, 300)
+    return np.rint(values * power) / power

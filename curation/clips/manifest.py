@@ -14,7 +14,9 @@ from datetime import UTC, datetime
 from functools import cached_property
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import sqlalchemy as sa
 from pyiceberg.catalog.sql import SqlCatalog
 from pyiceberg.exceptions import NoSuchTableError
@@ -172,7 +174,7 @@ class Lake:
         if not rows.num_rows:
             return True
         run, name = batch or (str(uuid.uuid4()), "0")
-        ordered = rows.sort_by(SORTED_BY.get(table, "clip_id"))
+        ordered = sorted_by(rows, SORTED_BY.get(table, "clip_id"))
         return commit_once(
             lambda: self._table(table, rows.schema), run, [name], lambda t, properties: t.append(ordered, properties)
         )
@@ -207,7 +209,7 @@ class Lake:
         """
         if rows.num_rows:
             values = rows[key].unique().to_pylist()
-            ordered = rows.sort_by(SORTED_BY.get(table, "clip_id"))
+            ordered = sorted_by(rows, SORTED_BY.get(table, "clip_id"))
 
             def overwrite(iceberg: Table, properties: dict[str, str]) -> None:
                 with warnings.catch_warnings(action="ignore", category=UserWarning):  # "matched no records" is no news
@@ -268,6 +270,17 @@ class Lake:
             draft = Snapshot(self, Commit(number=0, created_at=datetime.now(UTC), **row))
             statistics.write(self.uri, draft.statistics_key, draft.scanned_statistics())
         return self.log.add(row)
+
+
+def sorted_by(rows: pa.Table, column: str) -> pa.Table:
+    """Rows in the order of a text column. Texts of one length, as identities are, are sorted by numpy: a third of Arrow's time."""
+    texts = rows[column].combine_chunks()
+    ends = pc.min_max(pc.binary_length(texts)).as_py()
+    if texts.null_count or not ends["min"] or ends["min"] != ends["max"]:
+        return rows.sort_by(column)
+    fixed = texts.cast(pa.binary()).cast(pa.binary(ends["min"]))
+    letters = np.frombuffer(fixed.buffers()[1], f"S{ends['min']}", len(fixed), fixed.offset * ends["min"])
+    return rows.take(np.argsort(letters, kind="stable"))
 
 
 def one_of(column: str, values: Sequence[str]) -> BooleanExpression:

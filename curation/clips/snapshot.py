@@ -3,7 +3,7 @@
 import hashlib
 import itertools
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from curation.clips.manifest import Lake
 
 SPAN = ("start_seconds", "end_seconds")
-BATCH = 250_000  # rows that a scan for statistics holds at once
+BATCH = 250_000  # rows that a scan for statistics counts at once
+PART = 2_000_000  # and about how many it joins at once
 
 
 class Snapshot:
@@ -108,27 +109,43 @@ class Snapshot:
 
     @cached_property
     def _statistics(self) -> Statistics:
-        found = statistics.read(self.lake.uri, self.statistics_key)
+        found = self.written_statistics()
         return self.scanned_statistics() if found is None else found
 
     def statistics(self) -> Statistics:
         """Mask counts, histograms and a sample, as the commit wrote them; a lake of before is scanned."""
         return self._statistics
 
+    def written_statistics(self) -> Statistics | None:
+        """The same, or None where the commit wrote none, or not of all clips: never a scan."""
+        found = statistics.read(self.lake.uri, self.statistics_key)
+        return found if found is not None and found.clips == self.commit.counts.get("clips_in", found.clips) else None
+
     def scanned_statistics(self) -> Statistics:
-        """The same by reading every row of the data set, a batch at a time."""
+        """The same by reading every row of the data set: joined a part of the identities at a time, counted a batch at a time."""
         names = [name for name in self.columns("clips") if name not in FROM_DECISIONS]
         chosen = ", ".join(f'c."{name}"' for name in names if name == "clip_id" or name in self._numeric())
         decided = ", ".join(f"d.{name}" for name in FROM_DECISIONS)
+        clips, decisions = self.arrow("clips"), self.arrow("decisions")
+        parts = clips.count_rows() // PART + 1
+        ends = ["", *(f"{i * 2**32 // parts:08x}" for i in range(1, parts)), None]  # identities are hexadecimal hashes
+        signals = statistics.rule_signals(self.commit.recipe)
+
+        def batches(db: duckdb.DuckDBPyConnection) -> Iterator[pa.Table]:
+            for low, high in itertools.pairwise(ends):
+                ranges = [f"{row}.clip_id >= '{low}'" for row in "cd"]
+                ranges += [f"{row}.clip_id < '{high}'" for row in "cd" if high is not None]
+                reader = db.sql(
+                    f"SELECT {chosen}, {decided} FROM clips c JOIN decisions d USING (clip_id) "
+                    f"WHERE d.dataset = '{self.dataset}' AND d.kind = 'clip' AND {' AND '.join(ranges)}"
+                ).to_arrow_reader(BATCH)
+                yield reader.schema.empty_table()
+                yield from (pa.table(batch) for batch in reader)
+
         with duckdb.connect() as db:
-            db.register("clips", self.arrow("clips"))
-            db.register("decisions", self.arrow("decisions"))
-            reader = db.sql(
-                f"SELECT {chosen}, {decided} FROM clips c JOIN decisions d USING (clip_id) "
-                f"WHERE d.dataset = '{self.dataset}' AND d.kind = 'clip'"
-            ).to_arrow_reader(BATCH)
-            parts = [Statistics.of(reader.schema.empty_table())]
-            return Statistics.merged(itertools.chain(parts, (Statistics.of(pa.table(batch)) for batch in reader)))
+            db.register("clips", clips)
+            db.register("decisions", decisions)
+            return Statistics.merged(Statistics.of(batch, signals) for batch in batches(db))
 
     def _numeric(self) -> set[str]:
         return set(statistics.score_columns(self.arrow("clips").schema))

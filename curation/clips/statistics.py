@@ -7,6 +7,7 @@ import json
 import math
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,12 @@ from curation.clips.storage import exists, filesystem, join, read_bytes, write_b
 NUM_BINS = 256
 SAMPLE = 50_000  # clips: an estimated share is off by half a percentage point at most, 95 times of 100
 FOLDER = "statistics"
-VERSION = 1
+VERSION = 2  # statistics of another version are not read; the rows are scanned instead
+SHOT_SIGNALS = {
+    "shots.scene_length": "shot_seconds",
+    "shots.clip_length": "duration_seconds",
+    "shots.scene_rank": "shot_rank",
+}  # of the rules that every recipe has and none writes out
 NOT_SCORES = ("start_", "end_", "time_base", "crop_", "stream_")
 FROM_DECISIONS = ("fate", "rule", "failed_rules", "unmeasured")
 
@@ -47,13 +53,15 @@ class Bins:
     """A score in at most 256 bins of width 2**exponent: bin i holds [(first + i) width, (first + i + 1) width).
 
     Widths are powers of two and bins begin at multiples of them, so that two sets of bins merge without error. counts: all clips;
-    kept: those kept. Null scores (and NaN or infinite ones) are counted apart, in `unmeasured`.
+    kept: those kept; alone: those that rules on this score reject, and nothing else. Null scores (and NaN or infinite ones) are
+    counted apart, in `unmeasured`.
     """
 
     exponent: int
     first: int
     counts: tuple[int, ...]
     kept: tuple[int, ...]
+    alone: tuple[int, ...]
     low: float | None
     high: float | None
     unmeasured: int
@@ -64,13 +72,17 @@ class Bins:
         return [math.ldexp(self.first + i, self.exponent) for i in range(len(self.counts) + 1)] if self.counts else []
 
     @staticmethod
-    def of(values: np.ndarray, kept: np.ndarray) -> "Bins":
-        """values: float64 [N], NaN where unmeasured. kept: bool [N]."""
+    def empty(unmeasured: int) -> "Bins":
+        return Bins(exponent=0, first=0, counts=(), kept=(), alone=(), low=None, high=None, unmeasured=unmeasured)
+
+    @staticmethod
+    def of(values: np.ndarray, kept: np.ndarray, alone: np.ndarray) -> "Bins":
+        """values: float64 [N], NaN where unmeasured. kept, alone: bool [N]."""
         measured = np.isfinite(values)
         known = values[measured]
         missing = int(len(values) - len(known))
         if not len(known):
-            return Bins(exponent=0, first=0, counts=(), kept=(), low=None, high=None, unmeasured=missing)
+            return Bins.empty(missing)
         low, high = float(known.min()), float(known.max())
         exponent = _exponent(low, high)
         places = np.floor(np.ldexp(known, -exponent)).astype(np.int64)
@@ -81,6 +93,7 @@ class Bins:
             first=first,
             counts=tuple(np.bincount(places - first, minlength=count).tolist()),
             kept=tuple(np.bincount(places[kept[measured]] - first, minlength=count).tolist()),
+            alone=tuple(np.bincount(places[alone[measured]] - first, minlength=count).tolist()),
             low=low,
             high=high,
             unmeasured=missing,
@@ -90,19 +103,19 @@ class Bins:
         missing = self.unmeasured + other.unmeasured
         parts = [part for part in (self, other) if part.counts]
         if not parts:
-            return Bins(exponent=0, first=0, counts=(), kept=(), low=None, high=None, unmeasured=missing)
+            return Bins.empty(missing)
         low, high = min(part.low or 0.0 for part in parts), max(part.high or 0.0 for part in parts)
         exponent = _exponent(low, high)
         first = math.floor(math.ldexp(low, -exponent))
         length = math.floor(math.ldexp(high, -exponent)) - first + 1
-        sums = {"counts": [0] * length, "kept": [0] * length}
+        sums = {"counts": [0] * length, "kept": [0] * length, "alone": [0] * length}
         for part in parts:
             for name, into in sums.items():
                 for i, count in enumerate(getattr(part, name)):
                     into[((part.first + i) >> (exponent - part.exponent)) - first] += count
         return Bins(
-            exponent=exponent, first=first, counts=tuple(sums["counts"]), kept=tuple(sums["kept"]), low=low, high=high,
-            unmeasured=missing,
+            exponent=exponent, first=first, low=low, high=high, unmeasured=missing,
+            **{name: tuple(counts) for name, counts in sums.items()},
         )  # fmt: skip
 
 
@@ -117,11 +130,16 @@ def _exponent(low: float, high: float) -> int:
 
 @dataclass(frozen=True, kw_only=True)
 class Statistics:
-    """Of the clips of one snapshot. sample: the 50,000 clips of lowest clip_id (a hash), with scores, fate and rules, by clip_id."""
+    """Of the clips of one snapshot.
+
+    histograms: every score in bins; octaves: the binary logarithm of every score that is above 0, for those that span decades.
+    sample: the 50,000 clips of lowest clip_id (a hash), with scores, fate and rules, by clip_id.
+    """
 
     clips: int
     masks: tuple[Mask, ...]
     histograms: dict[str, Bins]
+    octaves: dict[str, Bins]
     sample: pa.Table
 
     def passing(self, without: Collection[str] = ()) -> int:
@@ -144,12 +162,24 @@ class Statistics:
         return found
 
     @staticmethod
-    def of(rows: pa.Table) -> "Statistics":
-        """rows: clips with clip_id, duration_seconds, scores, and fate, rule, failed_rules and unmeasured of their decisions."""
+    def of(rows: pa.Table, signals: Mapping[str, str]) -> "Statistics":
+        """rows: clips with clip_id, duration_seconds, scores, and fate, rule, failed_rules and unmeasured of their decisions.
+
+        signals: rule -> the score it compares; rules that compare none (copies, balance) are not in it.
+        """
         kept = np.asarray(pc.equal(rows["fate"], "kept"), bool)
-        histograms = {name: Bins.of(_numbers(rows[name]), kept) for name in score_columns(rows.schema)}
+        alone = _rejected_by_one(rows, signals)
+        nobody = np.zeros(rows.num_rows, bool)
+        histograms, octaves = {}, {}
+        for name in score_columns(rows.schema):
+            values = _numbers(rows[name])
+            histograms[name] = Bins.of(values, kept, alone.get(name, nobody))
+            logarithms = np.log2(values, out=np.full(len(values), np.nan), where=values > 0)
+            octaves[name] = Bins.of(logarithms, kept, alone.get(name, nobody))
         sample = rows.sort_by("clip_id").slice(0, SAMPLE).combine_chunks()
-        return Statistics(clips=rows.num_rows, masks=_masks(rows), histograms=histograms, sample=sample)
+        return Statistics(
+            clips=rows.num_rows, masks=_masks(rows), histograms=histograms, octaves=octaves, sample=sample
+        )
 
     @staticmethod
     def merged(parts: Iterable["Statistics"]) -> "Statistics":
@@ -166,25 +196,20 @@ class Statistics:
         for mask in other.masks:
             old = masks.get(mask.key)
             masks[mask.key] = mask if old is None else _sum(old, mask)
-        empty = [
-            Bins(exponent=0, first=0, counts=(), kept=(), low=None, high=None, unmeasured=each.clips)
-            for each in (self, other)
-        ]
-        names = sorted({*self.histograms, *other.histograms})
         both = pa.concat_tables([self.sample, other.sample], promote_options="permissive")
         return Statistics(
             clips=self.clips + other.clips,
             masks=tuple(sorted(masks.values(), key=lambda mask: mask.key)),
-            histograms={
-                name: self.histograms.get(name, empty[0]).merged(other.histograms.get(name, empty[1])) for name in names
-            },
+            histograms=_added(self.histograms, other.histograms, self.clips, other.clips),
+            octaves=_added(self.octaves, other.octaves, self.clips, other.clips),
             sample=both.sort_by("clip_id").slice(0, SAMPLE).combine_chunks(),
         )
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Statistics):
             return NotImplemented
-        same = (self.clips, self.masks, self.histograms) == (other.clips, other.masks, other.histograms)
+        same = (self.clips, self.masks) == (other.clips, other.masks)
+        same &= (self.histograms, self.octaves) == (other.histograms, other.octaves)
         return same and self.sample.select(sorted(self.sample.column_names)).equals(
             other.sample.select(sorted(other.sample.column_names))
         )
@@ -192,10 +217,34 @@ class Statistics:
     __hash__ = None  # type: ignore[assignment]  # it holds a table
 
 
+def rule_signals(recipe: Mapping[str, Any]) -> dict[str, str]:
+    """Rule -> the score it compares, of a recipe as a commit keeps it."""
+    return SHOT_SIGNALS | {rule["name"]: rule["signal"] for rule in recipe.get("rules", ())}
+
+
 def score_columns(schema: pa.Schema) -> list[str]:
     """Numbers that can be compared with a threshold, in order of name: scores, and durations and sizes."""
     numeric = [f.name for f in schema if pa.types.is_floating(f.type) or pa.types.is_integer(f.type)]
     return sorted(name for name in numeric if not name.startswith(NOT_SCORES))
+
+
+def _added(one: Mapping[str, Bins], other: Mapping[str, Bins], clips: int, other_clips: int) -> dict[str, Bins]:
+    """A score that one of them lacks is unmeasured there."""
+    return {
+        name: one.get(name, Bins.empty(clips)).merged(other.get(name, Bins.empty(other_clips)))
+        for name in sorted({*one, *other})
+    }
+
+
+def _rejected_by_one(rows: pa.Table, signals: Mapping[str, str]) -> dict[str, np.ndarray]:
+    """Score -> bool [N]: the clip fails rules on this score, and no rule on another."""
+    sets = pc.binary_join(pc.fill_null(rows["failed_rules"], []), "\n").combine_chunks().dictionary_encode()
+    codes = np.asarray(sets.indices)
+    of_set = [
+        {signals.get(rule) for rule in text.split("\n")} if text else set() for text in sets.dictionary.to_pylist()
+    ]
+    only = np.array([next(iter(found)) if len(found) == 1 else None for found in of_set], object)
+    return {name: np.equal(only, name).astype(bool)[codes] for name in {name for name in only if name is not None}}
 
 
 def _numbers(column: pa.ChunkedArray) -> np.ndarray:
@@ -245,16 +294,19 @@ def write(lake_uri: str, key: str, found: Statistics) -> None:
         "clips": found.clips,
         "masks": [vars(mask) for mask in found.masks],
         "histograms": {name: vars(bins) for name, bins in found.histograms.items()},
+        "octaves": {name: vars(bins) for name, bins in found.octaves.items()},
     }
     write_bytes(join(lake_uri, FOLDER, f"{key}.json"), json.dumps(told).encode())
 
 
 def read(lake_uri: str, key: str) -> Statistics | None:
     """None where the commit wrote none, or of another version."""
-    uri = join(lake_uri, FOLDER, f"{key}.json")
-    if not exists(uri):
-        return None
-    told: Mapping[str, Any] = json.loads(read_bytes(uri))
+    return _read(lake_uri, key) if exists(join(lake_uri, FOLDER, f"{key}.json")) else None
+
+
+@lru_cache(maxsize=8)  # they never change, and every request opens its snapshot anew
+def _read(lake_uri: str, key: str) -> Statistics | None:
+    told: Mapping[str, Any] = json.loads(read_bytes(join(lake_uri, FOLDER, f"{key}.json")))
     if told["version"] != VERSION:
         return None
     system, path = filesystem(join(lake_uri, FOLDER, f"{key}.parquet"))
@@ -262,6 +314,7 @@ def read(lake_uri: str, key: str) -> Statistics | None:
         clips=told["clips"],
         masks=tuple(Mask(**_tuples(mask)) for mask in told["masks"]),
         histograms={name: Bins(**_tuples(bins)) for name, bins in told["histograms"].items()},
+        octaves={name: Bins(**_tuples(bins)) for name, bins in told["octaves"].items()},
         sample=pq.read_table(path, filesystem=system),
     )
 

@@ -84,15 +84,19 @@ def test_parts_merge_to_exactly_the_whole(clips: list[tuple], cut: int, chance: 
             "unmeasured": pa.array([["s"] if c[0] is None else [] for c in clips], pa.list_(pa.string())),
         }
     )
-    whole = Statistics.of(rows)
-    assert Statistics.merged([Statistics.of(rows.slice(cut)), Statistics.of(rows.slice(0, cut))]) == whole
+    signals = {"a": "score", "b": "other"}
+    whole = Statistics.of(rows, signals)
+    parts = [Statistics.of(rows.slice(cut), signals), Statistics.of(rows.slice(0, cut), signals)]
+    assert Statistics.merged(parts) == whole
     bins = whole.histograms["score"]
+    assert sum(bins.alone) == sum(c[0] is not None and c[1] == ("a",) for c in clips)
+    assert sum(whole.octaves["score"].counts) == sum(c[0] is not None and c[0] > 0 for c in clips)
     assert len(bins.counts) <= NUM_BINS and sum(bins.counts) + bins.unmeasured == len(clips)
 
 
 def test_bins_are_as_fine_as_256_allow() -> None:
     values = np.random.default_rng(0).uniform(0, 1, 1000)
-    bins = Bins.of(values, values > 0.5)
+    bins = Bins.of(values, values > 0.5, values < 0.25)
     assert NUM_BINS // 2 <= len(bins.counts) <= NUM_BINS and sum(bins.kept) == int((values > 0.5).sum())
 
 
