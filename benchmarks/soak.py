@@ -189,6 +189,7 @@ def soak(lake: str, minutes: float, callers: int, warm_up: float) -> dict[str, A
         "by_kind": dict(sorted(sum((caller.answers for caller in asking), Counter()).items())),
         "server_errors": sum(count for status, count in statuses.items() if status.startswith("5")),
         "memory_mb": {"start": memory[0], "warm": memory[warm][0], "end": memory[-1], "most": memory.max()},
+        "memory_mb_by_minute": [round(value) for value in memory[::60]],
         "mb_an_hour": slope(seconds[warm], memory[warm]),
         "mb_an_hour_second_half": slope(seconds[late], memory[late]),
         "open_files": {
