@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from curation.clips import UnreadableVideo, WrongCall
 from curation.clips.frames import probe
 from curation.clips.storage import local_copy
-from curation.measure import START_SECONDS, claimed_seconds, facts_row
+from curation.measure import START_SECONDS, claimed_seconds, facts_row, twice
 from curation.pipeline import Progress, curate, plan_run
 from curation.prison import Prison
 from curation.recipes import Recipe
@@ -119,7 +119,7 @@ def _lengths(uris: Sequence[str]) -> dict[str, float]:
     for uri in uris:
         try:
             with local_copy(uri) as path:
-                facts = facts_row(prison.run(probe, path, seconds=START_SECONDS))
+                facts = facts_row(twice(lambda _: prison.run(probe, path, seconds=START_SECONDS))[0])
                 found[uri] = claimed_seconds(facts | {"bytes": Path(path).stat().st_size})
         except (UnreadableVideo, OSError, WrongCall):
             found[uri] = 0.0

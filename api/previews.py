@@ -100,7 +100,12 @@ class PreviewMaker:
         try:
             with tempfile.TemporaryDirectory(prefix="cinemill-preview-") as workshop:
                 made = Path(workshop, f"made.{kind}")
-                prison.run(KINDS[kind], dict(clip), str(made), seconds=self.seconds)
+                try:
+                    prison.run(KINDS[kind], dict(clip), str(made), seconds=self.seconds)
+                except (UnreadableVideo, OSError):
+                    raise
+                except Exception as error:  # whatever else footage makes a decoder raise is the footage's fault
+                    raise UnreadableVideo("decoder_failed", f"decoding raised {type(error).__name__}") from error
                 unfinished.write_bytes(made.read_bytes())
             os.replace(unfinished, path)  # readers see all of it or nothing
         finally:

@@ -5,15 +5,18 @@ from http import HTTPStatus
 from typing import Any
 
 import duckdb
+import pyarrow as pa
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel
+from pyiceberg.exceptions import ValidationError
+from sqlalchemy.exc import DatabaseError
 from starlette.exceptions import HTTPException
 
 from api import iceberg
 from api.query import TooSlow
-from curation.clips.errors import WrongCall
+from curation.clips.errors import WrongCall, is_damage
 
 log = logging.getLogger(__name__)
 EVERYWHERE = {"4XX": "Refused; the detail says what to change.", "5XX": "Failed here, or too busy: see Retry-After."}
@@ -107,9 +110,14 @@ def _too_slow(request: Request, error: Exception) -> JSONResponse:
     return problem(503, detail, request.url.path, headers={"retry-after": "10"})
 
 
-def _files_gone(request: Request, error: Exception) -> JSONResponse:
+def _unreadable(request: Request, error: Exception) -> JSONResponse:
+    if not is_damage(error):
+        return _crashed(request, error)
     log.error("%s %s could not read the lake", request.method, request.url.path, exc_info=error)
-    detail = "files of this snapshot cannot be read; it may have expired, or the store does not answer: see the log"
+    detail = (
+        "files of this lake cannot be read; the snapshot may have expired, files may be damaged, or the store or the catalog does "
+        "not answer: see the log"
+    )
     return problem(503, detail, request.url.path, headers={"retry-after": "30"})
 
 
@@ -124,6 +132,6 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(WrongCall, _unusable)  # a lake or a recipe of another version
     app.add_exception_handler(TooSlow, _too_slow)
-    app.add_exception_handler(duckdb.IOException, _files_gone)
-    app.add_exception_handler(FileNotFoundError, _files_gone)
+    for kind in (duckdb.Error, pa.ArrowException, ValidationError, DatabaseError, OSError, UnicodeDecodeError):
+        app.add_exception_handler(kind, _unreadable)
     app.add_exception_handler(Exception, _crashed)

@@ -1,12 +1,9 @@
 """Which sources a job may read: only what lies inside the allowed roots, whatever the path says on its way there."""
 
+import os
 from pathlib import Path
 
-import pyarrow.csv
-import pyarrow.parquet
-
-LISTS = {".csv", ".parquet"}
-MAX_LIST_BYTES = 256 << 20  # every line of a list is checked while the caller waits
+from curation.sources.lists import is_list, read_list
 
 
 class OutsideRoots(ValueError):
@@ -14,7 +11,32 @@ class OutsideRoots(ValueError):
 
 
 def allowed_source(source: str, roots: tuple[str, ...]) -> str:
-    """The source as it may be handed to a job: an absolute path without links, or a bucket URI. Raises OutsideRoots."""
+    """The source as it may be handed to a job: an absolute path without links, or a bucket URI. What a list names is checked, too.
+
+    Raises OutsideRoots, or WrongCall for a list that cannot be read.
+    """
+    found = _inside(source, roots)
+    if is_list(found) and ("://" in found or Path(found).is_file()):
+        _all_inside([uri for uri, _ in read_list(found)], roots)
+    return found
+
+
+def _all_inside(uris: list[str], roots: tuple[str, ...]) -> None:
+    """A million entries share few folders: each folder is looked up once, and an entry only where it is a link itself."""
+    folders: dict[str, bool] = {}
+    for uri in uris:
+        folder, _, name = uri.rpartition("/")
+        plain = uri.startswith("/") and name not in ("", "..") and not os.path.islink(uri)
+        if plain and folder not in folders:
+            try:
+                folders[folder] = bool(_inside(folder, roots))
+            except OutsideRoots:
+                folders[folder] = False
+        if not (plain and folders[folder]):
+            _inside(uri, roots)
+
+
+def _inside(source: str, roots: tuple[str, ...]) -> str:
     if "\0" in source:
         raise OutsideRoots("a source may not contain a NUL character")
     if source.startswith("file://"):
@@ -29,24 +51,7 @@ def allowed_source(source: str, roots: tuple[str, ...]) -> str:
         raise OutsideRoots(_refusal(source, roots)) from None
     if not any("://" not in root and path.is_relative_to(root) for root in roots):
         raise OutsideRoots(_refusal(source, roots))
-    if path.suffix.lower() in LISTS and path.is_file():
-        for uri in listed_uris(path):
-            allowed_source(uri if "://" in uri or uri.startswith("/") else str(path.parent / uri), roots)
     return str(path)
-
-
-def listed_uris(path: Path) -> list[str]:
-    """The `uri` column of a list of sources. Raises ValueError if the file is no such list."""
-    if path.stat().st_size > MAX_LIST_BYTES:
-        raise ValueError(f"{path.name} has more than {MAX_LIST_BYTES >> 20} MiB; split it, or use the command line")
-    try:
-        if path.suffix.lower() == ".csv":
-            table = pyarrow.csv.read_csv(path)
-        else:
-            table = pyarrow.parquet.read_table(path, columns=["uri"])
-        return [str(uri) for uri in table.column("uri").to_pylist() if uri is not None]
-    except (pyarrow.ArrowException, KeyError, OSError) as error:
-        raise ValueError(f"{path.name} is not a list of sources with a `uri` column") from error
 
 
 def _below(uri: str, root: str) -> bool:

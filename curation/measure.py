@@ -10,7 +10,7 @@ from typing import Any
 
 from curation import ladder
 from curation.clips.errors import UnreadableVideo, WrongCall
-from curation.clips.frames import VideoFacts
+from curation.clips.frames import MAX_PIXELS, VideoFacts
 from curation.clips.manifest import canonical_json
 from curation.clips.storage import join, local_copy
 from curation.clips.strip import STRIP_VERSION, Decoded, Strip, make_strip, read_strip
@@ -37,7 +37,7 @@ START_SECONDS = 60.0  # of the child, on a loaded machine
 def claimed_seconds(row: Mapping[str, Any]) -> float:
     """What the container of a videos row claims, as far as its bytes can bear it."""
     most = row["bytes"] / SLOWEST_BYTES_PER_SECOND
-    return most if row["claimed_seconds"] is None else min(row["claimed_seconds"], most)
+    return most if row["claimed_seconds"] is None else max(0.0, min(row["claimed_seconds"], most))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,7 +87,7 @@ class Video:
     @property
     def time_limit(self) -> float:
         """Seconds of wall and CPU time that decoding it may take, from duration x pixels."""
-        megapixels = self.facts.width * self.facts.height / 1e6
+        megapixels = min(self.facts.width * self.facts.height, MAX_PIXELS) / 1e6  # the shape of a pixel may lie
         by_size = self.size / PATIENT_BYTES_PER_SECOND  # for a container that claims too little
         return START_SECONDS + by_size + self.seconds * min(self.facts.fps, 240.0) * max(0.1, megapixels) * PATIENCE
 

@@ -1,7 +1,7 @@
-"""Decoders are prisoners: footage of others is decoded in a recycled child with limits on memory, CPU and wall time.
+"""Decoders are prisoners: footage of others is decoded, and lists of others are read, in a recycled child with limits on memory, CPU and wall time.
 
-The child is a fresh Python process that runs one function call at a time; what it returns or raises comes back, and when the
-decoder takes it down (a crash, an endless loop, a picture that wants all memory) the caller gets an `UnreadableVideo` instead.
+The child is a fresh Python process that runs one function call at a time; what it returns or raises comes back, and when it is
+taken down (a crash, an endless loop, a picture that wants all memory) the caller gets an `UnreadableVideo` instead.
 """
 
 import os
@@ -17,7 +17,8 @@ from typing import Any
 
 from curation.clips.errors import UnreadableVideo
 
-MEMORY_BYTES = 4 << 30  # address space; an 8K 10-bit H.265 decode needs about 1.5 GiB
+MEMORY_BYTES = 2 << 30  # that it may write to; an 8K 10-bit H.265 decode needs about 1.5 GiB
+ADDRESS_SPACE = 2  # times as much, libraries and files that are mapped included
 CALLS_PER_CHILD = 64  # a leak in a codec lives no longer than this
 STDERR_TAIL = 400
 
@@ -46,7 +47,7 @@ class Prison:
             if not self._pipe.poll(seconds):
                 self.close()
                 raise UnreadableVideo(
-                    "decoder_killed", f"decoding took longer than its {seconds:.0f} s and was stopped"
+                    "decoder_killed", f"reading it took longer than its {seconds:.0f} s and was stopped"
                 )
             result, error, peak = self._pipe.recv()
             self.peak_bytes = max(self.peak_bytes, peak)
@@ -56,12 +57,12 @@ class Prison:
             self.close()
             how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
             raise UnreadableVideo(
-                "decoder_killed", f"the decoder died ({how}){': ' + words if words else ''}"
+                "decoder_killed", f"the process that read it died ({how}){': ' + words if words else ''}"
             ) from broken
         if isinstance(error, MemoryError):
             self.close()
             raise UnreadableVideo(
-                "decoder_killed", f"decoding wanted more than {self.memory_bytes >> 20} MiB of memory"
+                "decoder_killed", f"reading it wanted more than {self.memory_bytes >> 20} MiB of memory"
             )
         if error is not None:
             raise error
@@ -107,7 +108,8 @@ def peak_memory() -> int:
 
 def _serve(descriptor: int, memory_bytes: int) -> None:
     """The child's life: take a call, answer it, until the parent goes away."""
-    resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
+    resource.setrlimit(resource.RLIMIT_DATA, (memory_bytes, memory_bytes))
+    resource.setrlimit(resource.RLIMIT_AS, (ADDRESS_SPACE * memory_bytes, ADDRESS_SPACE * memory_bytes))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     with Connection(descriptor) as pipe:

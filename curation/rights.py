@@ -4,12 +4,11 @@ from pathlib import PurePosixPath
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.csv
-import pyarrow.parquet as pq
 
 from curation.clips import Commit, Lake, WrongCall
 from curation.clips.schema import RIGHTS
-from curation.clips.storage import filesystem, normalise
+from curation.clips.storage import normalise
+from curation.sources.lists import read_columns
 
 NAMES = tuple(column.name for column in RIGHTS)
 KEYS = ("uri", "sha256", "file")  # what a list may know a video by: its place, its bytes, its file name
@@ -63,12 +62,7 @@ def add_rights(lake: Lake, source: str) -> tuple[int, list[Commit]]:
 
 
 def _listed(source: str) -> tuple[list[dict[str, Any]], list[str]]:
-    system, path = filesystem(source)
-    try:
-        with system.open_input_file(path) as file:
-            table = pq.read_table(file) if path.lower().endswith(".parquet") else pa.csv.read_csv(file)
-    except (OSError, pa.ArrowInvalid) as error:
-        raise WrongCall(f"cannot read the list {source}: {error}") from error
+    table = read_columns(source)
     rows = [{k: None if v is None else str(v) for k, v in row.items()} for row in table.to_pylist()]
     for row in rows:
         row.setdefault("source_id", row.get("source"))

@@ -8,7 +8,7 @@ import typer
 from typer.exceptions import TyperException
 
 from api.cli import backup, curation, demo, doctor, generation, jobs, manifest, openapi, service, token, training
-from curation.clips.errors import WrongCall
+from curation.clips.errors import WrongCall, is_damage
 
 HELP = """Raw footage in, a text-to-video model out.
 
@@ -86,8 +86,16 @@ def main(arguments: list[str] | None = None) -> int:
         traceback.print_exc()
         return _say(f"failed: {error}", 1)
     except Exception as error:
+        if is_damage(error):
+            return _say(
+                f"files of the lake cannot be read, they or the catalog may be damaged: {_first_line(error)}", 1
+            )
         traceback.print_exc()
         return _say(f"failed: {type(error).__name__}: {error}", 1)
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().split("\n")[0][:300]
 
 
 def _interrupted(words: list[str]) -> int:

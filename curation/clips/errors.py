@@ -24,3 +24,25 @@ class UnreadableVideo(Exception):
 
     def __str__(self) -> str:
         return self.message
+
+
+DAMAGE = {
+    "_duckdb": (
+        "Error",
+        "IOException",
+        "InvalidInputException",
+        "PermissionException",
+    ),  # DuckDB's plain Error is Thrift's
+    "pyarrow.lib": ("ArrowInvalid", "ArrowSerializationError"),
+    "pyiceberg.exceptions": ("ValidationError",),
+    "sqlalchemy.exc": ("DatabaseError", "OperationalError"),
+}
+
+
+def is_damage(error: BaseException) -> bool:
+    """Whether an error says that files of a lake, or its catalog, are damaged, gone or cannot be reached.
+
+    By name: whoever asks need not have loaded the libraries that raise it. Avro's text that is none is a UnicodeDecodeError.
+    """
+    kind = type(error)
+    return isinstance(error, OSError | UnicodeDecodeError) or kind.__name__ in DAMAGE.get(kind.__module__, ())

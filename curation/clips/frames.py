@@ -38,6 +38,7 @@ LOOK_LONG_SIDE = 640  # pixels; what learned scorers see; text 14 px high in 720
 LOOK_INTERVAL_SECONDS = 1.0
 MAX_LOOKS = 1800  # of one video, about 75 MB of JPEG; beyond half an hour they are taken less often
 MAX_PIXELS = 64 << 20  # of one picture; 8K is 33 million
+LIMITS = {"max_pixels": str(MAX_PIXELS)}  # a decoder allocates nothing for larger ones
 MAX_FRAMES = 4_000_000  # of one video, a day and a half at 30 a second
 GIVE_UP_ON_VECTORS = 64  # frames without a motion vector, after which the codec is taken to have none
 # WMV's asf demuxer writes decode order into pts; its dts are the presentation times (seen on VC-1 with B-frames)
@@ -115,6 +116,7 @@ def _open(path: str) -> "av.container.InputContainer":
         return av.open(
             path,
             metadata_errors="replace",
+            options=LIMITS,
             container_options={"format_whitelist": ALLOWED_FORMATS, "protocol_whitelist": "file"},
         )
     except (av.FFmpegError, OSError, ValueError) as error:
@@ -132,13 +134,20 @@ def _reason(error: BaseException) -> str:
 
 
 def _stream(container: "av.container.InputContainer") -> Any:
-    stream = container.streams.best("video")
+    stream: Any = container.streams.best("video")
     if stream is None:
         raise UnreadableVideo("no_video_stream", "the container holds no video stream")
     if stream.codec_context is None:
         raise UnreadableVideo("nothing_decodes", "no decoder knows the codec of its video stream")
+    _require_size(stream.width, stream.height)
     stream.codec_context.thread_count = 1  # parallelism is across videos, where it is free
+    stream.codec_context.options = LIMITS
     return stream
+
+
+def _require_size(width: int, height: int) -> None:
+    if width * height > MAX_PIXELS:
+        raise UnreadableVideo("too_large", f"its pictures have {width}x{height} pixels; {MAX_PIXELS:,} is the most")
 
 
 def _pts_in_decode_order(container: "av.container.InputContainer", stream: Any) -> bool:
@@ -201,10 +210,7 @@ def _turns(frame: Any) -> int:
 
 
 def _facts(container: Any, stream: Any, frame: Any) -> VideoFacts:
-    if frame.width * frame.height > MAX_PIXELS:
-        raise UnreadableVideo(
-            "too_large", f"its pictures have {frame.width}x{frame.height} pixels; {MAX_PIXELS:,} is the most"
-        )
+    _require_size(frame.width, frame.height)
     rotation = _turns(frame)
     ratio = stream.sample_aspect_ratio or stream.codec_context.sample_aspect_ratio or Fraction(1)
     ratio = ratio if ratio > 0 else Fraction(1)
@@ -568,6 +574,7 @@ def _frames_of_span(path: str, stream_index: int, start: int, end: int) -> Itera
         with _open(path) as container:
             stream = container.streams[stream_index]
             stream.codec_context.thread_count = 1
+            stream.codec_context.options = LIMITS
             if seek and (start <= 0 or _pts_in_decode_order(container, stream)):
                 continue
             if seek:

@@ -93,9 +93,15 @@ def sha256(uri: str) -> tuple[str, int]:
 
 @contextlib.contextmanager
 def local_copy(uri: str) -> Iterator[str]:
-    """A local path with the bytes of `uri`: decoders read local files only. A remote object is copied and removed afterwards."""
+    """A local path with the bytes of `uri`: decoders read local files only. A remote object is copied and removed afterwards.
+
+    Raises `UnreadableVideo` for what may never end: pipes, devices, sockets.
+    """
     if is_local(uri):
-        yield str(local_path(uri))
+        here = local_path(uri)
+        if here.exists() and not here.is_file():
+            raise UnreadableVideo("missing", f"{uri} is no regular file")
+        yield str(here)
         return
     system, path = filesystem(uri)
     with tempfile.TemporaryDirectory(prefix="cinemill-") as folder:

@@ -6,14 +6,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.csv
 import pyarrow.fs as pafs
-import pyarrow.parquet as pq
 
 from curation.clips.errors import WrongCall
-from curation.clips.schema import RIGHTS, TABLES
 from curation.clips.storage import filesystem, is_local, local_path, normalise
+from curation.sources.lists import is_list, read_list
 
 VIDEO_EXTENSIONS = frozenset(
     [
@@ -50,7 +47,6 @@ VIDEO_EXTENSIONS = frozenset(
         ".wmv",
     ]
 )
-LIST_EXTENSIONS = (".csv", ".parquet")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,8 +60,8 @@ class Footage:
 def find_footage(sources: Sequence[str]) -> tuple[list[Footage], int]:
     """Everything the sources name, each URI once, in order; and how many files in folders were passed over.
 
-    A file always enters, whatever its extension. A folder enters with its known video extensions, recursively; symbolic links
-    that leave it are not followed. A .csv or .parquet file is a list with a `uri` column. Raises `WrongCall`.
+    A file always enters, whatever its extension. A folder enters with its known video extensions, recursively; passed over are
+    symbolic links that leave it or lead nowhere, pipes, devices, and names that are not UTF-8, which no table holds. A .csv or .parquet file is a list with a `uri` column. Raises `WrongCall`.
     """
     if not sources:
         raise WrongCall("name at least one source: a video, a folder, or a .csv or .parquet list with a uri column")
@@ -83,14 +79,16 @@ def find_footage(sources: Sequence[str]) -> tuple[list[Footage], int]:
 
 
 def _one_source(source: str) -> tuple[list[Footage], int]:
-    if source.lower().endswith(LIST_EXTENSIONS):
-        return _listed(source), 0
+    if is_list(source):
+        return [Footage(uri=uri, columns=columns) for uri, columns in read_list(source)], 0
     system, path = filesystem(source)
     kind = system.get_file_info(path).type
     if kind == pafs.FileType.NotFound:
         raise WrongCall(f"no file or folder at {source}")
     if kind == pafs.FileType.Directory:
         return _local_folder(local_path(source)) if is_local(source) else _bucket_folder(source)
+    if kind != pafs.FileType.File:
+        raise WrongCall(f"{source} is neither a file nor a folder; pipes and devices are not read")
     return [Footage(uri=normalise(source))], 0
 
 
@@ -101,13 +99,21 @@ def _local_folder(folder: Path) -> tuple[list[Footage], int]:
         folders.sort()
         for name in sorted(names):
             path = Path(parent, name)
-            if path.is_symlink() and not path.resolve().is_relative_to(inside):
-                passed_over += 1
-            elif path.suffix.lower() in VIDEO_EXTENSIONS:
+            leaves = path.is_symlink() and not Path(os.path.realpath(path)).is_relative_to(inside)
+            if path.suffix.lower() in VIDEO_EXTENSIONS and not leaves and _is_text(str(path)) and path.is_file():
                 found.append(Footage(uri=str(path)))
             else:
                 passed_over += 1
     return found, passed_over
+
+
+def _is_text(path: str) -> bool:
+    """Whether the bytes of a path are UTF-8; those of others are surrogates, which cannot be written."""
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _bucket_folder(source: str) -> tuple[list[Footage], int]:
@@ -116,32 +122,3 @@ def _bucket_folder(source: str) -> tuple[list[Footage], int]:
     files = [f for f in system.get_file_info(pafs.FileSelector(path, recursive=True)) if f.type == pafs.FileType.File]
     videos = sorted(f.path for f in files if Path(f.path).suffix.lower() in VIDEO_EXTENSIONS)
     return [Footage(uri=f"{scheme}://{video}") for video in videos], len(files) - len(videos)
-
-
-def _listed(source: str) -> list[Footage]:
-    system, path = filesystem(source)
-    try:
-        with system.open_input_file(path) as file:
-            table = pq.read_table(file) if path.lower().endswith(".parquet") else pa.csv.read_csv(file)
-    except (OSError, pa.ArrowInvalid) as error:
-        raise WrongCall(f"cannot read the list {source}: {error}") from error
-    if "uri" not in table.column_names:
-        raise WrongCall(f"the list {source} has no column uri; it has {', '.join(table.column_names)}")
-    rights = {column.name for column in RIGHTS}
-    ours = ({column.name for column in TABLES["videos"]} - rights) & (set(table.column_names) - {"uri"})
-    if ours:
-        raise WrongCall(f"the list {source} has a column {sorted(ours)[0]!r}, which Cinemill writes itself; rename it")
-    base = local_path(source).parent if is_local(source) else None
-    rows = []
-    for row in table.to_pylist():
-        uri = row.pop("uri")
-        if not uri:
-            raise WrongCall(f"the list {source} has a row without a uri")
-        if base is not None and is_local(uri) and not Path(uri.removeprefix("file://")).is_absolute():
-            uri = str(base / uri)  # relative to the list, so that a folder with its list can move
-        columns = {
-            k: v if v is None or (isinstance(v, bool | int | float) and k not in rights) else str(v)
-            for k, v in row.items()
-        }
-        rows.append(Footage(uri=normalise(uri), columns=columns))
-    return rows

@@ -160,5 +160,7 @@ def _surety(looks: Persistence, box: Rectangle) -> float:
     ring[max(0, box.top - past) : box.bottom + past + 1, max(0, box.left - past) : box.right + past + 1] = True
     ring &= outside
     inside = looks.changes[box.top + 3 : box.bottom - 2, box.left + 3 : box.right - 2]
+    if not inside.size or not ring.any():  # of a picture of few pixels nothing is left to compare
+        return box.edges
     ratio = abs(float(np.log((inside.mean() + 1) / (looks.changes[ring].mean() + 1))))
     return box.edges - WEIGHT * (1 - min(1.0, ratio / APART))
