@@ -12,6 +12,7 @@ from api.requests import (
     EstimateRequest,
     EvaluateRequest,
     ExportRequest,
+    FetchRequest,
     GenerateRequest,
     RethresholdRequest,
     TrainRequest,
@@ -41,6 +42,8 @@ def arguments(job: Job, settings: Settings) -> list[str]:
             words = ["curate", *asked.sources, *_options(asked, "recipe", "dataset", "limit", "sample", "cut")]
             words += ["--retry-quarantined"] if asked.retry_quarantined else []
             return [*words, f"--run={job.id}", "--out", settings.data, *_catalog(settings), "--json"]
+        case FetchRequest():
+            return ["fetch", *asked.sources, *_options(asked, "out", "connections", "max_gib", "max_seconds"), "--json"]
         case EstimateRequest():
             told = ("recipe", "limit", "sample", "probe", "probe_seconds", "workers", "price_per_cpu_hour")
             priced = asked.model_copy(

@@ -48,7 +48,7 @@ class WrittenOutcomes:
     def of(self, job: Job, status: int, said: dict[str, Any]) -> Outcome | None:
         by_kind: dict[str, Callable[[Job, Any, int, dict[str, Any]], Outcome | None]] = {
             "curate": self._commit, "rethreshold": self._commit, "train": _run, "generate": _video, "encode": _cache,
-            "export": _export, "evaluate": _evaluation, "estimate": _estimate,
+            "export": _export, "evaluate": _evaluation, "estimate": _estimate, "fetch": _fetched,
         }  # fmt: skip
         return by_kind[job.kind](job, read_request(job.kind, job.asked), status, said)
 
@@ -141,6 +141,15 @@ def _evaluation(job: Job, asked: Any, status: int, said: dict[str, Any]) -> Outc
     if "summary" not in said:
         return None
     return Outcome(result={name: value for name, value in said.items() if name != "clips"})
+
+
+def _fetched(job: Job, asked: Any, status: int, said: dict[str, Any]) -> Outcome | None:
+    """The list is put in place when every URL was fetched or has its reason. The first hundred reasons are told here."""
+    if "list" not in said or not Path(said["list"]).is_file():
+        return None
+    return Outcome(
+        result=said | {"num_failed": len(said["failed"]), "failed": dict(list(said["failed"].items())[:100])}
+    )
 
 
 def _estimate(job: Job, asked: Any, status: int, said: dict[str, Any]) -> Outcome | None:

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, TypeAdapter, field_validator, model_validator
 
-from api.roots import OutsideRoots, allowed_source
+from api.roots import OutsideRoots, allowed_place, allowed_source
 from api.settings import Settings
 from curation.clips import Lake
 
@@ -149,12 +149,25 @@ class ExportRequest(_OnSnapshot):
     table: Literal["ledger", "videos", "clips"] = "ledger"
 
 
+class FetchRequest(Request):
+    """Footage from the web into a folder of the service's outputs, whose footage.parquet a curation then reads."""
+
+    kind: Literal["fetch"]
+    sources: list[Path_] = Field(
+        min_length=1, max_length=1000, description="https:// URLs, or lists of them in a column uri"
+    )
+    out: Path_ = Field(description="the folder, within the service's outputs")
+    connections: int = Field(8, ge=1, le=64)
+    max_gib: float = Field(20.0, gt=0, le=1000, description="of one file")
+    max_seconds: float = Field(3600.0, ge=1, le=86_400, description="for one file")
+
+
 Asked = (
-    CurateRequest | EstimateRequest | RethresholdRequest | EncodeRequest | TrainRequest | GenerateRequest | EvaluateRequest
+    FetchRequest | CurateRequest | EstimateRequest | RethresholdRequest | EncodeRequest | TrainRequest | GenerateRequest | EvaluateRequest
     | ExportRequest
 )  # fmt: skip
 KINDS: dict[str, type[Request]] = {
-    "curate": CurateRequest, "estimate": EstimateRequest, "rethreshold": RethresholdRequest, "encode": EncodeRequest,
+    "fetch": FetchRequest, "curate": CurateRequest, "estimate": EstimateRequest, "rethreshold": RethresholdRequest, "encode": EncodeRequest,
     "train": TrainRequest, "generate": GenerateRequest, "evaluate": EvaluateRequest, "export": ExportRequest,
 }  # fmt: skip
 
@@ -164,7 +177,8 @@ def _kind(value: Any) -> str | None:
 
 
 JobRequest = Annotated[
-    Annotated[CurateRequest, Tag("curate")]
+    Annotated[FetchRequest, Tag("fetch")]
+    | Annotated[CurateRequest, Tag("curate")]
     | Annotated[EstimateRequest, Tag("estimate")]
     | Annotated[RethresholdRequest, Tag("rethreshold")]
     | Annotated[EncodeRequest, Tag("encode")]
@@ -191,7 +205,11 @@ def checked(asked: Any, settings: Settings, lake: Lake) -> Any:
     found: dict[str, Any] = {}
     inputs = (*settings.allowed_roots, *map(str, settings.output_roots))
     if isinstance(asked, _Footage):
-        found["sources"] = [allowed_source(source, settings.allowed_roots) for source in asked.sources]
+        found["sources"] = [allowed_source(source, inputs) for source in asked.sources]
+    if isinstance(asked, FetchRequest):
+        found["sources"] = [
+            source if source.startswith("https://") else allowed_place(source, inputs) for source in asked.sources
+        ]
     for name in ("tae", "start", "cache", "checkpoint", "against"):
         if path := getattr(asked, name, None):
             within = settings.output_roots[0] / path if settings.output_roots and "://" not in path else path

@@ -15,7 +15,7 @@ def allowed_source(source: str, roots: tuple[str, ...]) -> str:
 
     Raises OutsideRoots, or WrongCall for a list that cannot be read.
     """
-    found = _inside(source, roots)
+    found = allowed_place(source, roots)
     if is_list(found) and ("://" in found or Path(found).is_file()):
         _all_inside([uri for uri, _ in read_list(found)], roots)
     return found
@@ -29,18 +29,21 @@ def _all_inside(uris: list[str], roots: tuple[str, ...]) -> None:
         plain = uri.startswith("/") and name not in ("", "..") and not os.path.islink(uri)
         if plain and folder not in folders:
             try:
-                folders[folder] = bool(_inside(folder, roots))
+                folders[folder] = bool(allowed_place(folder, roots))
             except OutsideRoots:
                 folders[folder] = False
         if not (plain and folders[folder]):
-            _inside(uri, roots)
+            allowed_place(uri, roots)
 
 
-def _inside(source: str, roots: tuple[str, ...]) -> str:
+def allowed_place(source: str, roots: tuple[str, ...]) -> str:
+    """The same without a look into it."""
     if "\0" in source:
         raise OutsideRoots("a source may not contain a NUL character")
     if source.startswith("file://"):
         source = source.removeprefix("file://")
+    if source.startswith(("http://", "https://")):
+        raise OutsideRoots(f"{source[:300]!r} is on the web; a job of kind fetch brings https:// URLs here")
     if "://" in source:
         if ".." in source.split("/") or not any("://" in root and _below(source, root) for root in roots):
             raise OutsideRoots(_refusal(source, roots))

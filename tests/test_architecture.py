@@ -116,3 +116,37 @@ def test_the_command_line_helps_without_loading_torch_or_ray() -> None:
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "curate" in done.stdout and "generate" in done.stdout
+
+
+def _dangers(tree: ast.AST) -> set[str]:
+    """Calls that run what a file or a text says."""
+    found = set()
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.Call):
+            continue
+        name, words = ast.unparse(node.func), {k.arg: ast.unparse(k.value) for k in node.keywords}
+        module, _, verb = name.rpartition(".")
+        if name in ("eval", "exec", "os.system", "os.popen") or words.get("shell", "False") != "False":
+            found.add(name)
+        if module in ("pickle", "cPickle", "dill", "cloudpickle", "marshal", "shelve", "joblib") and verb != "dumps":
+            found.add(name)
+        if name == "torch.load" and words.get("weights_only") != "True":
+            found.add(name)
+        if name in ("yaml.load", "yaml.unsafe_load", "yaml.full_load") or words.get("allow_pickle", "False") != "False":
+            found.add(name)
+    return found
+
+
+@pytest.mark.parametrize("path", FILES, ids=str)
+def test_nothing_that_is_read_is_run(path: Path) -> None:
+    """No pickles, no torch.load but of weights alone, no shell. (Ray and PyTorch's checkpoint index have pickles inside.)"""
+    assert not _dangers(ast.parse((ROOT / path).read_text())), path
+
+
+def test_what_would_run_is_found() -> None:
+    for line in (
+        "pickle.load(f)", "torch.load(f)", "torch.load(f, weights_only=False)", "yaml.load(f)", "np.load(f, allow_pickle=True)",
+        "subprocess.run(x, shell=True)", "eval(x)", "os.system(x)", "dill.loads(x)",
+    ):  # fmt: skip
+        assert _dangers(ast.parse(line)), line
+    assert not _dangers(ast.parse("torch.load(f, weights_only=True); model.eval(); yaml.safe_load(f); pickle.dumps(x)"))

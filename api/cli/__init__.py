@@ -7,7 +7,7 @@ import traceback
 import typer
 from typer.exceptions import TyperException
 
-from api.cli import backup, curation, demo, doctor, generation, jobs, manifest, openapi, service, token, training
+from api.cli import backup, curation, demo, doctor, fetch, generation, jobs, manifest, openapi, service, token, training
 from curation.clips.errors import WrongCall, is_damage
 
 HELP = """Raw footage in, a text-to-video model out.
@@ -40,6 +40,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
 )
+app.command("fetch")(fetch.fetch_command)
 app.command("curate")(curation.curate_command)
 app.add_typer(manifest.manifest_app, name="manifest")
 app.command("explain")(curation.explain_command)

@@ -41,7 +41,9 @@ def filesystem(uri: str) -> tuple[pafs.FileSystem, str]:
     try:
         return pafs.FileSystem.from_uri(uri)
     except (ValueError, OSError) as error:
-        raise WrongCall(f"cannot open {uri}: {error}; local paths, s3:// and gs:// are understood") from error
+        raise WrongCall(
+            f"cannot open {uri}: {error}; local paths, s3:// and gs:// are understood; `cinemill fetch` brings https:// here"
+        ) from error
 
 
 def exists(uri: str) -> bool:

@@ -41,6 +41,8 @@ def requests(tmp: Path) -> dict[str, dict[str, Any]]:
     """One of every kind, with everything it may say."""
     video = {"model": "video", "tae": "tae", "recipe": "video_demo"}
     return {
+        "fetch": {"sources": ["https://example.com/a.mp4?b=--json", str(tmp / "footage" / "more.csv")], "out": "web",
+                  "connections": 2, "max_gib": 0.5, "max_seconds": 60},
         "curate": {"sources": [str(tmp / "footage")], "recipe": "demo", "dataset": "a", "limit": 2, "sample": "7:0.5",
                    "retry_quarantined": True, "cut": "copy", "priority": 3},
         "estimate": {"sources": [str(tmp / "footage")], "probe": 5, "probe_seconds": 60, "workers": 8, "price_per_cpu_hour": 0.1},
@@ -152,7 +154,7 @@ def test_success_is_what_was_written(here: Settings, tmp_path: Path) -> None:
     outcomes, out = WrittenOutcomes(here), here.output_roots[0]
     said: dict[str, dict[str, Any]] = {
         "generate": {"path": "bee.mp4"}, "encode": {"cache": "x", "made": 1}, "evaluate": {"summary": {}, "clips": []},
-        "estimate": {"cpu_hours": {}}, "train": {"summary": {}}, "export": {},
+        "estimate": {"cpu_hours": {}}, "train": {"summary": {}}, "export": {}, "fetch": {"list": str(out / "footage.parquet"), "failed": {"u": "404"}},
     }  # fmt: skip
     for kind, words in said.items():
         job = job_of(kind, requests(tmp_path)[kind], here)
@@ -161,6 +163,9 @@ def test_success_is_what_was_written(here: Settings, tmp_path: Path) -> None:
             (out / "bee.mp4").write_bytes(b"x")
         if kind == "encode":
             (out / "cache").mkdir()
+        if kind == "fetch":
+            assert outcomes.of(job, 0, words) is None, "there is no such list"
+            (out / "footage.parquet").touch()
         if kind == "train":
             (out / "run" / "final").mkdir(parents=True)
             (out / "run" / "final" / "config.json").write_text("{}")

@@ -15,8 +15,11 @@ import duckdb
 import pyarrow as pa
 import pyarrow.dataset as pads
 import pytest
+from fastapi.testclient import TestClient
 
+from api.app import create_app
 from api.cli import main
+from api.settings import Settings
 from curation.clips import Lake, WrongCall, open_snapshot
 from curation.clips.iceberg.upkeep import sweep
 from curation.clips.rows import Rows
@@ -58,6 +61,7 @@ def test_a_lake_in_a_bucket_from_footage_to_export(s3: str, tmp_path: Path) -> N
     with duckdb.connect() as db:
         db.register("rows", rows)
         assert db.sql("SELECT count(*) FROM rows WHERE kind = 'clip' AND fate = 'kept'").fetchall() == [(1,)]
+    _read_through_the_service(uri, where[1], tmp_path / "state", clip)
     took = cinemill("manifest", "takedown", f"{s3}/footage/bee.mp4", "--out", uri, *where)
     assert took["snapshots"] == [f"{uri}#demo@2"]
     diff = cinemill("manifest", "diff", "1", "2", "--out", uri, *where)
@@ -71,6 +75,25 @@ def test_a_lake_in_a_bucket_from_footage_to_export(s3: str, tmp_path: Path) -> N
         Lake(uri)
     with pytest.raises(WrongCall, match="a database of its own"):
         Lake(f"{s3}/other", where[1]).create()
+
+
+def _read_through_the_service(uri: str, catalog: str, state: Path, clip: dict[str, Any]) -> None:
+    """What the dashboard and notebooks ask for, of a lake that no folder holds."""
+    settings = Settings(data=uri, catalog=catalog, state_dir=state)
+    with TestClient(create_app(settings), base_url="http://127.0.0.1:8000") as service:
+        dataset, at = "/v1/datasets/demo", f"/v1/clips/{clip['clip_id']}"
+        assert [each["name"] for each in service.get("/v1/datasets").json()] == ["demo"]
+        assert service.get(f"{dataset}/funnel").json()["clips"]["kept"] == 1
+        rows = service.get(f"{dataset}/rows?table=clips&fate=kept").json()["rows"]
+        assert [row["clip_id"] for row in rows] == [clip["clip_id"]]
+        assert service.get(f"{dataset}/whatif").json()["counts"]["kept"] == 1
+        listed = service.get(f"{dataset}/parquet").json()
+        assert listed and all(file["uri"].startswith(uri) and file["rows"] > 0 for file in listed)
+        for path in ("histograms", "statistics", "corejection", "scores", "quarantine", "recipe"):
+            assert service.get(f"{dataset}/{path}").status_code == 200, path
+        assert service.get(at).json()["clip"]["caption"] == clip["caption"]
+        part = service.get(f"{at}/preview.mp4", headers={"range": "bytes=4-11"})
+        assert (part.status_code, part.content[:4]) == (206, b"ftyp")
 
 
 def vectors(batch: int) -> pa.Table:

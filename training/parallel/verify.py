@@ -133,7 +133,7 @@ def _compare(
             )
         except ProcessRaisedException as error:
             return result(failed=str(error).strip().splitlines()[-1])
-        found: Outcome = torch.load(Path(folder) / "outcome.pt", weights_only=False)
+        found = Outcome(**torch.load(Path(folder) / "outcome.pt", weights_only=True))
     pairs = [(found.losses, expected.losses), (found.norms, expected.norms)]
     loss, norm = (_apart(*(torch.tensor(x, dtype=torch.float64) for x in pair)) for pair in pairs)
     return result(
@@ -161,6 +161,6 @@ def _worker(
         dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=size)
     outcome = compute(small, config, World(rank=rank, size=size, workers_per_share=config.workers_per_share))
     if rank == 0:
-        torch.save(outcome, Path(folder) / "outcome.pt")
+        torch.save(vars(outcome), Path(folder) / "outcome.pt")
     if size > 1:
         dist.destroy_process_group()
