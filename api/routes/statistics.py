@@ -28,6 +28,7 @@ class FunnelStepView(BaseModel):
 
     stage: str
     rule: str
+    signal: str | None
     comparison: str | None
     threshold: float | None
     entered: int

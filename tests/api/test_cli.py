@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from api.cli import main
+from tests.api.test_serve import served
 from tests.conftest import SAMPLES
 
 BEETLE = str(SAMPLES / "beetle_bw_360p.mp4")
@@ -88,6 +89,36 @@ def test_a_lake_can_be_looked_into(demo_lake: Path, tmp_path: Path, capsys: pyte
     assert pq.read_table(tmp_path / "ledger.parquet").num_rows == entered
     with (tmp_path / "ledger.csv").open() as file:
         assert len(list(csv.DictReader(file))) == entered
+
+
+def test_a_service_is_looked_into_as_its_lake_is(
+    demo_lake: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The same words with --server, the same answers."""
+
+    def said(*words: str) -> str:
+        assert main(["manifest", *words]) == 0
+        return capsys.readouterr().out
+
+    with served(demo_lake, CINEMILL_STATE_DIR=str(tmp_path / "state")) as url:
+        here, there = ["--server", url], ["--out", str(demo_lake)]
+        assert said("list", "--json", *here) == said("list", "--json", *there)
+        assert said("list", *here) == said("list", *there)
+        assert (
+            json.loads(said("show", "--json", *here))["funnel"] == json.loads(said("show", "--json", *there))["funnel"]
+        )
+        assert (
+            said("show", *here).splitlines()[1:]
+            == said("show", *there).splitlines()[1 : len(said("show", *here).splitlines())]
+        )
+        assert said("files", "--snapshot", "1", *here) == said("files", *there)
+        assert "+0 kept clips" in said("diff", "1", "1", *here)
+        for place, words in (("served", here), ("opened", there)):
+            said("export", str(tmp_path / f"{place}.parquet"), "--table", "clips", *words)
+        served_rows, opened = (pq.read_table(tmp_path / f"{place}.parquet") for place in ("served", "opened"))
+        assert sorted(served_rows["clip_id"].to_pylist()) == sorted(opened["clip_id"].to_pylist())
+        assert main(["manifest", "show", "--snapshot", "9", *here]) == 2
+        assert "snapshots" in capsys.readouterr().err
 
 
 def test_explain_tells_a_story_with_numbers(demo_lake: Path, capsys: pytest.CaptureFixture[str]) -> None:
