@@ -4,7 +4,6 @@ What a run has written and not committed is in Iceberg's own metadata, and does 
 """
 
 import json
-from http import HTTPStatus
 from typing import Any, cast
 
 from fastapi import Request
@@ -16,7 +15,10 @@ from curation.clips.manifest import NAMESPACE
 from curation.clips.schema import TABLES
 
 PREFIX = "/v1/iceberg"
-KINDS = {401: "NotAuthorizedException", 403: "ForbiddenException", 405: "UnsupportedOperationException"}
+KINDS = {
+    401: "NotAuthorizedException", 403: "ForbiddenException", 404: "NotFoundException", 405: "UnsupportedOperationException",
+    422: "ValidationException", 429: "TooManyRequestsException", 503: "ServiceUnavailableException",
+}  # fmt: skip
 
 
 class ErrorModel(BaseModel):
@@ -46,9 +48,7 @@ def iceberg_error(
     status: int, detail: str, kind: str | None = None, headers: dict[str, str] | None = None
 ) -> JSONResponse:
     """An error as a response; its type follows from the status where none is given."""
-    kind = (
-        kind or KINDS.get(status) or HTTPStatus(status).phrase.title().replace(" ", "").replace("-", "") + "Exception"
-    )
+    kind = kind or KINDS.get(status) or ("BadRequestException" if status < 500 else "InternalServerError")
     body = IcebergError(error=ErrorModel(message=detail, type=kind, code=status))
     return JSONResponse(body.model_dump(), status, headers=headers)
 

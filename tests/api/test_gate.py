@@ -112,6 +112,9 @@ def _is_a_page(response: Any) -> bool:
         "/v1/jobs",
         "/v1/recipes",
         "/v1/tokens",
+        "/v1/runs",
+        "/metrics",
+        "/v1/iceberg/v1/namespaces",
     )
 
 

@@ -62,6 +62,18 @@ def test_every_route_answers(client: TestClient, clips: list[dict[str, Any]]) ->
         "/v1/clips/{clip_id}/lineage": f"{clip}/lineage",
         "/v1/clips/{clip_id}/preview.mp4": f"{clip}/preview.mp4",
         "/v1/clips/{clip_id}/poster.webp": f"{clip}/poster.webp",
+        "/v1/datasets/{name}/tags": f"{DATASET}/tags",
+        "/v1/datasets/{name}/tags/{tag}": None,  # test_tags.py
+        "/v1/runs": "/v1/runs",
+        "/v1/runs/{run}": None,  # these four: test_runs_rest.py
+        "/v1/runs/{run}/metrics": None,
+        "/v1/runs/{run}/samples": None,
+        "/v1/runs/{run}/samples/{sample}": None,
+        "/v1/iceberg/v1/config": "/v1/iceberg/v1/config",
+        "/v1/iceberg/v1/namespaces": "/v1/iceberg/v1/namespaces",
+        "/v1/iceberg/v1/namespaces/{namespace}": "/v1/iceberg/v1/namespaces/cinemill",
+        "/v1/iceberg/v1/namespaces/{namespace}/tables": "/v1/iceberg/v1/namespaces/cinemill/tables",
+        "/v1/iceberg/v1/namespaces/{namespace}/tables/{table}": "/v1/iceberg/v1/namespaces/cinemill/tables/clips",
         "/v1/session": None,  # these four: test_access.py
         "/v1/tokens": None,
         "/v1/tokens/{token_id}": None,

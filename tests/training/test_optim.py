@@ -56,7 +56,7 @@ def test_the_average_is_float32_and_follows():
 
 def test_lines_come_back_once_each_and_a_torn_one_is_left_out(tmp_path):
     log = MetricsLog(tmp_path)
-    log.write("start", workers=1)
+    log.write("start", at_step=0, workers=1)
     for step, loss in ((1, 0.5), (2, 0.4), (2, 0.3)):
         log.write("step", step=step, loss=loss)
     log.close()
