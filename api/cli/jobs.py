@@ -76,6 +76,7 @@ def list_command(
         print(json.dumps([told(job) for job in jobs]))
         return
     table = Table("job", "kind", "state", "owner", "attempts", "created (UTC)", "what", box=None)
+    table.columns[0].min_width = 16  # a name that is cut off names nothing
     for job in jobs:
         what = job.error or (f"snapshot {job.snapshot}" if job.snapshot else "")
         created = job.created_at[:19].replace("T", " ")

@@ -107,16 +107,14 @@ def test_a_service_is_looked_into_as_its_lake_is(
         assert (
             json.loads(said("show", "--json", *here))["funnel"] == json.loads(said("show", "--json", *there))["funnel"]
         )
-        assert (
-            said("show", *here).splitlines()[1:]
-            == said("show", *there).splitlines()[1 : len(said("show", *here).splitlines())]
-        )
+        shown, opened = said("show", *here).splitlines(), said("show", *there).splitlines()
+        assert shown[1:] == opened[1 : len(shown)], "but for its name, and why videos left"
         assert said("files", "--snapshot", "1", *here) == said("files", *there)
         assert "+0 kept clips" in said("diff", "1", "1", *here)
         for place, words in (("served", here), ("opened", there)):
             said("export", str(tmp_path / f"{place}.parquet"), "--table", "clips", *words)
-        served_rows, opened = (pq.read_table(tmp_path / f"{place}.parquet") for place in ("served", "opened"))
-        assert sorted(served_rows["clip_id"].to_pylist()) == sorted(opened["clip_id"].to_pylist())
+        served_rows, opened_rows = (pq.read_table(tmp_path / f"{place}.parquet") for place in ("served", "opened"))
+        assert sorted(served_rows["clip_id"].to_pylist()) == sorted(opened_rows["clip_id"].to_pylist())
         assert main(["manifest", "show", "--snapshot", "9", *here]) == 2
         assert "snapshots" in capsys.readouterr().err
 
