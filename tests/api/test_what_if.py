@@ -251,7 +251,9 @@ def test_a_lake_of_before_answers_the_same_by_a_scan(
         for path in asked:
             before, now = (each.get(f"/v1/datasets/demo/{path}").json() for each in (old, client))
             for name in [name for name in before if isinstance(before[name], float)]:
-                assert now.pop(name) == pytest.approx(before.pop(name), abs=1e-3)  # the commit counts whole microseconds
+                assert now.pop(name) == pytest.approx(
+                    before.pop(name), abs=1e-3
+                )  # the commit counts whole microseconds
             assert now == before, path
 
 
