@@ -281,9 +281,11 @@ class Client:
         found = self._ask("GET", f"/v1/datasets/{dataset}/files", params=_at(snapshot)).json()["files"]
         return {str(table): list(uris) for table, uris in found.items()}
 
-    def what_if(self, dataset: str, thresholds: Mapping[str, float], snapshot: Which = None) -> WhatIf:
-        """thresholds: rule -> its other threshold."""
-        params = {**thresholds, **_at(snapshot)}
+    def what_if(
+        self, dataset: str, thresholds: Mapping[str, float], snapshot: Which = None, estimate: bool = False
+    ) -> WhatIf:
+        """thresholds: rule -> its other threshold. estimate: never scan; `more` then has `sampled` and `intervals`."""
+        params = {**thresholds, **_at(snapshot), "estimate": estimate}
         return _made(WhatIf, self._ask("GET", f"/v1/datasets/{dataset}/whatif", params=params).json())
 
     def funnel(self, dataset: str, snapshot: Which = None) -> dict[str, Any]:

@@ -5,17 +5,22 @@ import json
 import multiprocessing
 import re
 import shutil
+from collections import Counter
 from pathlib import Path
 
 import duckdb
 import pandas as pd
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from curation import columns
 from curation.clips import Lake, UnknownSnapshot, WrongCall, open_snapshot
+from curation.clips import snapshot as snapshots
+from curation.clips.manifest import sorted_by
 from curation.clips.relocate import relocate
 from curation.clips.schema import TABLES
+from curation.ledger import funnel
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -156,3 +161,49 @@ def test_a_moved_lake_is_readable_and_writable_after_relocate(demo_lake: Path, t
     lake.replace("decisions", "dataset", decisions)
     assert lake.head("decisions").num_rows == decisions.num_rows
     assert original.files("decisions") == open_snapshot(f"{demo_lake}#demo").files("decisions")
+
+
+@pytest.mark.parametrize(
+    "texts",
+    [["b2", "a1", "c3", "a0"], ["bb", "a", "", "a"], ["bb", None, "aa"], ["é", "zz"], [], [""]],
+    ids=str,
+)
+def test_rows_are_sorted_as_arrow_sorts_them(texts: list[str | None]) -> None:
+    rows = pa.table({"clip_id": pa.array(texts, pa.string()), "place": range(len(texts))})
+    halves = pa.concat_tables([rows.slice(len(texts) // 2), rows.slice(0, len(texts) // 2)])
+    for each in (rows, halves, rows.slice(1)):
+        assert sorted_by(each, "clip_id").equals(each.sort_by("clip_id"))
+
+
+def test_files_are_sorted_in_small_groups_without_dictionaries_of_scores(tmp_path: Path) -> None:
+    lake = Lake(str(tmp_path / "lake"))
+    lake.create()
+    ids = [f"{i * 2654435761 % 2**32:08x}" for i in range(40_000)]
+    lake.append("clips", pa.table({"clip_id": ids, "score": [i / 7 for i in range(40_000)]}))
+    [path] = (tmp_path / "lake").rglob("*.parquet")
+    file = pq.ParquetFile(path)
+    assert file.read(["clip_id"])["clip_id"].to_pylist() == sorted(ids)
+    assert [file.metadata.row_group(i).num_rows for i in range(2)] == [32_768, 40_000 - 32_768]
+    score = file.metadata.row_group(0).column(1)
+    assert score.compression == "ZSTD" and score.statistics.has_min_max
+    assert score.total_uncompressed_size < 1.1 * 8 * 32_768, "neither a dictionary nor indices into one"
+
+
+def test_a_commit_that_joins_part_by_part_counts_the_same(demo_snapshot: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = open_snapshot(demo_snapshot).scanned_statistics()
+    monkeypatch.setattr(snapshots, "PART", 3)
+    assert open_snapshot(demo_snapshot).scanned_statistics() == whole and whole.clips > 2 * 3
+
+
+def test_the_funnel_is_the_same_from_the_commit_and_from_the_decisions(
+    demo_snapshot: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written = funnel(open_snapshot(demo_snapshot))
+    rows = [r for r in open_snapshot(demo_snapshot).table("decisions").to_pylist() if r["kind"] == "clip"]
+    assert {step.rule: step.rejected for step in written if step.rejected} == Counter(
+        r["rule"] for r in rows if r["rule"]
+    )
+    for step in written:
+        assert step.only_this_rule == sum(r["failed_rules"] == [step.rule] for r in rows)
+    monkeypatch.setattr(snapshots.Snapshot, "written_statistics", lambda self: None)  # as of a lake of before
+    assert funnel(open_snapshot(demo_snapshot)) == written
