@@ -10,7 +10,6 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel
-from pyiceberg.exceptions import ValidationError
 from sqlalchemy.exc import DatabaseError
 from starlette.exceptions import HTTPException
 
@@ -122,6 +121,8 @@ def _unreadable(request: Request, error: Exception) -> JSONResponse:
 
 
 def _crashed(request: Request, error: Exception) -> JSONResponse:
+    if is_damage(error):  # of a library that only the lake may load
+        return _unreadable(request, error)
     log.error("%s %s failed", request.method, request.url.path, exc_info=error)
     return problem(500, "the service failed to answer this; its log says why", request.url.path)
 
@@ -132,6 +133,6 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(WrongCall, _unusable)  # a lake or a recipe of another version
     app.add_exception_handler(TooSlow, _too_slow)
-    for kind in (duckdb.Error, pa.ArrowException, ValidationError, DatabaseError, OSError, UnicodeDecodeError):
+    for kind in (duckdb.Error, pa.ArrowException, DatabaseError, OSError, UnicodeDecodeError):
         app.add_exception_handler(kind, _unreadable)
     app.add_exception_handler(Exception, _crashed)

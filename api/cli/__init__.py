@@ -84,19 +84,20 @@ def main(arguments: list[str] | None = None) -> int:
                 f"the disk is full ({error.filename or 'while writing'}); free some space and run the same command again",
                 1,
             )
+        if error.errno is None:  # Arrow's word for a file that is not what it should be
+            return _say(_damaged(error), 1)
         traceback.print_exc()
         return _say(f"failed: {error}", 1)
     except Exception as error:
         if is_damage(error):
-            return _say(
-                f"files of the lake cannot be read, they or the catalog may be damaged: {_first_line(error)}", 1
-            )
+            return _say(_damaged(error), 1)
         traceback.print_exc()
         return _say(f"failed: {type(error).__name__}: {error}", 1)
 
 
-def _first_line(error: Exception) -> str:
-    return str(error).strip().split("\n")[0][:300]
+def _damaged(error: Exception) -> str:
+    first = str(error).strip().split("\n")[0][:300]
+    return f"files cannot be read, they or the lake's catalog may be damaged: {first}"
 
 
 def _interrupted(words: list[str]) -> int:

@@ -5,7 +5,6 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.csv
-import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
 from curation.clips.errors import UnreadableVideo, WrongCall
@@ -58,7 +57,7 @@ def read_columns(source: str) -> pa.Table:
     """
     system, path = filesystem(source)
     found = system.get_file_info(path)
-    if found.type != pafs.FileType.File:
+    if not found.is_file:
         raise WrongCall(f"no list at {source}")
     if found.size > MAX_BYTES:
         raise WrongCall(f"the list {source} has more than {MAX_BYTES >> 20} MiB; split it")
@@ -82,6 +81,8 @@ def _absolute(uri: str, source: str) -> str:
         return str(PurePosixPath(uri))
     if not is_local(uri) or uri.startswith("file:///"):
         return normalise(uri)
+    if "://" in uri:
+        raise WrongCall(f"the list {source} names {uri[:200]!r}; after file:// comes an absolute path")
     if is_local(source):
         return str(local_path(source).parent / uri)
     return join(source.rsplit("/", 1)[0], uri)

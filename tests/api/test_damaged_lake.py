@@ -45,6 +45,6 @@ def test_damage_is_a_problem_in_words(
         assert answer.status_code == 503 and answer.headers["content-type"] == "application/problem+json", answer.text
         assert "cannot be read" in answer.json()["detail"] and "Traceback" not in answer.text
     capsys.readouterr()
-    assert main(["manifest", "funnel", "--out", str(lake)]) != 0
+    assert main(["manifest", "show", "--out", str(lake)]) != 0
     words = capsys.readouterr().err
     assert "Traceback" not in words and 1 <= len(words.strip().splitlines()) <= 2 and len(words) < 600, words
