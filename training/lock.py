@@ -24,7 +24,7 @@ def check_free(out: Path) -> None:
     if not (out / "lock").exists():
         return
     with (out / "lock").open("a") as file:
-        if not _take(file.fileno()):
+        if not _take(file.fileno(), fcntl.LOCK_SH):  # those who only ask do not stand in one another's way
             raise ValueError(f"another job is training in {out}; wait for it, or choose another --out")
 
 
@@ -46,9 +46,9 @@ def run_lock(out: Path, world: "World") -> Iterator[None]:
             file.close()
 
 
-def _take(number: int) -> bool:
+def _take(number: int, kind: int = fcntl.LOCK_EX) -> bool:
     try:
-        fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(number, kind | fcntl.LOCK_NB)
     except (BlockingIOError, PermissionError):
         return False
     except OSError as error:  # a disk without locks
