@@ -128,8 +128,8 @@ def compact_command(
     out: Out = "lake", megabytes: Annotated[int, typer.Option(help="Size of a file that is large enough.")] = 256,
     catalog: Catalog = None, as_json: Json = False,
 ) -> None:  # fmt: skip
-    """Write small files together; the next commit reads the new ones, snapshots there are keep theirs."""
-    from curation.clips.iceberg.upkeep import compact
+    """Write small and overlapping files together, sorted; the next commit reads the new ones, snapshots there are keep theirs."""
+    from curation.clips.iceberg.compaction import compact
 
     lake = open_lake(out, catalog)
     with lake.committer():

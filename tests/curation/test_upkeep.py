@@ -1,5 +1,6 @@
 """Writers that are killed, answers that are lost, many writers at once; and sweeping, expiry, compaction, wider tables."""
 
+import itertools
 import multiprocessing
 import os
 import random
@@ -17,7 +18,8 @@ import sqlalchemy as sa
 
 from curation.clips import Lake, UnknownSnapshot, WrongCall, open_snapshot
 from curation.clips.commits import Commit
-from curation.clips.iceberg.upkeep import compact, expire, sweep
+from curation.clips.iceberg.compaction import compact
+from curation.clips.iceberg.upkeep import expire, sweep
 from curation.clips.storage import found_below, join
 
 ROWS = 50  # of a batch
@@ -218,6 +220,27 @@ def test_expiry_keeps_the_newest_and_the_tagged(tmp_path: Path) -> None:
         lake.snapshot("d", 3)
     lake.log.untag("d", "trained")
     assert expire(lake, keep=1, hours=0) == [2]
+
+
+def test_compaction_sorts_files_against_one_another(tmp_path: Path) -> None:
+    """Batches whose keys interleave become files whose ranges do not touch; what is apart and large enough is left alone."""
+    lake, rows = new_lake(tmp_path), 4000
+    for number in range(5):
+        ids = [f"{(i * 5 + number) * 7919 % 1_000_003:07d}" for i in range(rows)]
+        values = pa.array([[float(number)] * 4] * rows, pa.list_(pa.float32()))
+        lake.append("embeddings", pa.table({"clip_id": ids, "embedder": ["e"] * rows, "embedding": values}))
+    before = lake.head("embeddings").sort_by("clip_id")
+    commit(lake)
+    size = sum(Path(file).stat().st_size for file in lake.snapshot("d").files("embeddings")) / (1 << 20)
+    [done] = [each for each in compact(lake, size / 4) if each.table == "embeddings"]
+    assert done.before == 5
+    commit(lake)
+    files = lake.snapshot("d").files("embeddings")
+    spans = sorted((keys[0].as_py(), keys[-1].as_py()) for keys in (pq.read_table(f)["clip_id"] for f in files))
+    assert done.after == len(files) and all(a[1] < b[0] for a, b in itertools.pairwise(spans))
+    assert lake.head("embeddings").sort_by("clip_id").equals(before)
+    [again] = [each for each in compact(lake, 1e-6) if each.table == "embeddings"]
+    assert again.before == again.after and lake.snapshot("d").files("embeddings") == files, "nothing left to do"
 
 
 def test_compaction_changes_files_and_no_row(tmp_path: Path) -> None:

@@ -1,25 +1,17 @@
-"""Upkeep of a lake: files nobody names are swept, old snapshots expire, many small files become few."""
+"""Upkeep of a lake: files nobody names are swept, old snapshots expire."""
 
 import time
-import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-import pyarrow as pa
 import pyarrow.parquet as pq
-from pyiceberg.io.pyarrow import _dataframe_to_data_files
-from pyiceberg.manifest import DataFile
-from pyiceberg.table import Table
 
 from curation.clips.errors import WrongCall
-from curation.clips.iceberg.writing import commit_once
-from curation.clips.manifest import SORTED_BY, Lake, narrow
+from curation.clips.manifest import Lake
 from curation.clips.schema import TABLES
 from curation.clips.snapshot import Snapshot
 from curation.clips.statistics import FOLDER as STATISTICS
 from curation.clips.storage import Found, filesystem, found_below, join, remove_file
-
-MEBIBYTE = 1 << 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,73 +107,3 @@ def expire(lake: Lake, keep: int, hours: float = 24.0) -> list[int]:
         if old:
             table.maintenance.expire_snapshots().by_ids(old).commit()
     return sorted(gone)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Compacted:
-    """What compaction made of one table: how many files became how many."""
-
-    table: str
-    before: int
-    after: int
-
-
-def compact(lake: Lake, megabytes: int = 256) -> list[Compacted]:
-    """Write files of less than half of `megabytes` together, sorted, in files of about that size. Rows stay what they are.
-
-    Snapshots there are keep their files; the next commit reads the new ones. A group of files is in memory at once. Decisions are
-    left: they are written as one file a data set anyway.
-    """
-    done = []
-    for name in TABLES:
-        table = lake.iceberg(name)
-        if table is None or name == "decisions":
-            continue
-        files = [task.file for task in table.scan().plan_files()]
-        small = sorted((f for f in files if f.file_size_in_bytes < megabytes * MEBIBYTE / 2), key=lambda f: f.file_path)
-        groups: list[list[DataFile]] = []
-        size = 0
-        for file in small:
-            if not groups or size + file.file_size_in_bytes > megabytes * MEBIBYTE:
-                groups.append([])
-                size = 0
-            groups[-1].append(file)
-            size += file.file_size_in_bytes
-        groups = [group for group in groups if len(group) > 1]
-        for group in groups:
-            _rewrite(lake, name, group)
-        after = len(files) - sum(len(group) - 1 for group in groups)
-        done.append(Compacted(table=name, before=len(files), after=after))
-    return done
-
-
-def _rewrite(lake: Lake, name: str, group: list[DataFile]) -> None:
-    def load() -> Table:
-        table = lake.iceberg(name)
-        assert table is not None
-        return table
-
-    def write(table: Table, properties: dict[str, str]) -> None:
-        schema = narrow(table.schema().as_arrow().empty_table()).schema
-        parts = []
-        for file in group:
-            system, path = filesystem(file.file_path)
-            part = pq.ParquetFile(system.open_input_file(path)).read()
-            columns = [
-                part[field.name].cast(field.type)
-                if field.name in part.column_names
-                else pa.nulls(len(part), field.type)
-                for field in schema
-            ]
-            parts.append(pa.table(columns, schema=schema))
-        rows = pa.concat_tables(parts).sort_by(SORTED_BY.get(name, "clip_id"))
-        assert rows.num_rows == sum(file.record_count for file in group)
-        with table.transaction() as transaction:
-            update = transaction.update_snapshot(snapshot_properties=properties).overwrite()
-            with update as rewritten:
-                for file in group:
-                    rewritten.delete_data_file(file)
-                for file in _dataframe_to_data_files(transaction.table_metadata, rows, table.io):
-                    rewritten.append_data_file(file)
-
-    commit_once(load, str(uuid.uuid4()), ["0"], write)
