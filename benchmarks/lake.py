@@ -3,7 +3,7 @@
 python -m benchmarks.lake [--rows 5000000] [--folder FOLDER] [--json]
 
 Rows are drawn, not measured: 13 score columns a clip, three rules, one data set. Times are of this process; CPU seconds count all of
-its threads. The folder (a temporary one by default) holds about 130 bytes a row and is kept where it is named.
+its threads. The folder (a temporary one by default) holds about 320 bytes a row and is kept where it is named.
 """
 
 import argparse
@@ -16,7 +16,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ import numpy as np
 import pyarrow as pa
 
 from curation.clips import Lake
+from curation.clips.iceberg.compaction import compact
 from curation.clips.rows import Rows
 from curation.recipes import Rule
 
@@ -37,25 +38,33 @@ RULES = tuple(
     for i, name in enumerate(SCORES[:3])
 )
 BATCH = 1_000_000
+COMPACTED = ("files", "page_p50_ms", "page_p95_ms", "page_cpu_p95_ms", "paging_peak_gib")
 
 
-def drawn(start: int, count: int) -> tuple[pa.Table, pa.Table]:
-    """Clips and their decisions. Identities are hashes, as they are of real clips: batches interleave in their order."""
+def drawn(start: int, count: int) -> tuple[pa.Table, list[bytes], np.ndarray]:
+    """Clips, their identities and which rules they fail. Identities are hashes, as of real clips: batches interleave in their order."""
     chance = np.random.default_rng(start)
-    ids = [hashlib.blake2b(i.to_bytes(8), digest_size=16).hexdigest() for i in range(start, start + count)]
+    digests = [hashlib.blake2b(i.to_bytes(8), digest_size=16).digest() for i in range(start, start + count)]
+    ids = [digest.hex() for digest in digests]
     values = {name: chance.beta(2, 2, count) for name in SCORES}
     clips = pa.table(
         {"clip_id": ids, "video_id": [i[:8] for i in ids], "duration_seconds": chance.uniform(4, 16, count)} | values
     )
     failed = [values[rule.signal] < rule.threshold for rule in RULES]
     masks = sum((f.astype(np.int64) << i for i, f in enumerate(failed)), np.zeros(count, np.int64))
+    return clips, digests, masks
+
+
+def decided(ids: list[str], masks: np.ndarray) -> pa.Table:
+    """Decisions of clips by which rules they fail."""
+    count = len(ids)
     names = [[rule.name for i, rule in enumerate(RULES) if mask >> i & 1] for mask in range(1 << len(RULES))]
-    decisions = pa.table(
+    return pa.table(
         {
             "dataset": ["d"] * count,
             "kind": ["clip"] * count,
             "uri": pa.nulls(count, pa.string()),
-            "video_id": clips["video_id"],
+            "video_id": [i[:8] for i in ids],
             "clip_id": ids,
             "fate": pa.array(["kept" if not n else "rejected" for n in names]).take(pa.array(masks)),
             "rule": pa.array([n[0] if n else None for n in names], pa.string()).take(pa.array(masks)),
@@ -63,7 +72,6 @@ def drawn(start: int, count: int) -> tuple[pa.Table, pa.Table]:
             "unmeasured": pa.array([[]] * count, pa.list_(pa.string())),
         }
     )
-    return clips, decisions
 
 
 def timed(action: Callable[[], Any], times: int = 1) -> tuple[Any, list[float]]:
@@ -103,23 +111,33 @@ def writers(folder: str) -> dict[str, Any]:
     return {"commits": 64, "p50_s": statistics.median(taken), "p95_s": float(np.percentile(taken, 95))}
 
 
-def measure(rows: int, folder: str) -> dict[str, Any]:
-    lake = Lake(str(Path(folder, "lake")))
-    lake.create()
-    cpu, wall = [], []
-    for start in range(0, rows, BATCH):
-        clips, decisions = drawn(start, min(BATCH, rows - start))
-        before, started = time.process_time(), time.perf_counter()
-        lake.append("clips", clips)
-        cpu.append((time.process_time() - before) * BATCH / len(clips))
-        wall.append((time.perf_counter() - started) * BATCH / len(clips))
-        lake.append("decisions", decisions)
-    del clips, decisions
-    counts = {"clips_in": rows}
-    commit, [committed] = timed(
-        lambda: lake.commit("d", recipe_hash="h", recipe={}, code_version="0", counts=counts, measured_by="m")
-    )
-    snapshot = lake.snapshot("d", commit.number)
+class Decided:
+    """Identities and decisions of all batches in 17 bytes a row, so that decisions can be written as a run writes them: sorted."""
+
+    def __init__(self) -> None:
+        self.parts: list[tuple[np.ndarray, np.ndarray]] = []
+
+    def add(self, ids: list[bytes], masks: np.ndarray) -> None:
+        """ids: 16 bytes each. masks: which rules failed, a bit each."""
+        halves = np.frombuffer(b"".join(ids), ">u8").astype(np.uint64).reshape(-1, 2)
+        self.parts.append((halves, masks.astype(np.uint8)))
+
+    def batches(self) -> Iterator[pa.Table]:
+        """Decisions in the order of clip_id."""
+        halves = np.concatenate([part[0] for part in self.parts])
+        masks = np.concatenate([part[1] for part in self.parts])
+        self.parts.clear()
+        order = np.argsort(halves[:, 0], kind="stable")  # equal first halves do not occur among so few
+        for at in range(0, len(order), BATCH):
+            some = order[at : at + BATCH]
+            raw = halves[some].astype(">u8").tobytes()
+            ids = [raw[i : i + 16].hex() for i in range(0, len(raw), 16)]
+            yield decided(ids, masks[some])
+
+
+def reading(uri: str, number: int) -> dict[str, Any]:
+    """Pages and counts of one snapshot, in a process of their own, so that its memory is theirs."""
+    snapshot = Lake(uri).snapshot("d", number)
     opened = Rows(snapshot)
     chance = np.random.default_rng(1)
     starts = [f"{int(start):08x}" for start in chance.integers(0, 2**32, 60)]
@@ -130,6 +148,7 @@ def measure(rows: int, folder: str) -> dict[str, Any]:
         opened.page(100, after)
         pages.append(time.perf_counter() - started)
         busy.append(time.process_time() - began)
+    paging_gib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1 << 20)
     files = snapshot.files("clips")
     raw = f"SELECT count(*) FROM read_parquet({files!r}) WHERE " + " AND ".join(
         f"({rule.signal} IS NULL OR {rule.signal} >= {rule.threshold})" for rule in RULES
@@ -142,28 +161,77 @@ def measure(rows: int, folder: str) -> dict[str, Any]:
             found, [ours] = timed(lambda: opened.passing(RULES))
             assert found == expected
             pairs.append((ours, floor))
-    fresh = lake.snapshot("d", commit.number)
+    fresh = Lake(uri).snapshot("d", number)
     _, [read] = timed(fresh.statistics)
     found, masked = timed(lambda: fresh.statistics().passing(without=[RULES[1].name]), 50)
     assert found == opened.passing([RULES[0], RULES[2]])
     return {
-        "rows": rows,
         "files": len(files),
-        "append_cpu_s_per_million": statistics.median(cpu),
-        "append_s_per_million": statistics.median(wall),
-        "commit_with_statistics_s": committed,
         "page_p50_ms": 1e3 * statistics.median(pages),
         "page_p95_ms": 1e3 * float(np.percentile(pages, 95)),
         "page_cpu_p50_ms": 1e3 * statistics.median(busy),
         "page_cpu_p95_ms": 1e3 * float(np.percentile(busy, 95)),
+        "paging_peak_gib": paging_gib,
         "count_ms": 1e3 * statistics.median(ours for ours, _ in pairs),
         "raw_scan_ms": 1e3 * statistics.median(floor for _, floor in pairs),
         "count_over_raw": statistics.median(ours for ours, _ in pairs) / statistics.median(floor for _, floor in pairs),
         "statistics_read_ms": 1e3 * read,
         "mask_count_ms": 1e3 * statistics.median(masked),
-        "bytes_per_row": sum(Path(file).stat().st_size for file in files) / rows,
-        "peak_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1 << 20),
     }
+
+
+def _reading(uri: str, number: int, answer: Any) -> None:
+    answer.put(reading(uri, number))
+
+
+def read_apart(uri: str, number: int) -> dict[str, Any]:
+    context = multiprocessing.get_context("spawn")
+    answer = context.Queue()
+    child = context.Process(target=_reading, args=(uri, number, answer))
+    child.start()
+    found: dict[str, Any] = answer.get()
+    child.join()
+    return found
+
+
+def measure(rows: int, folder: str) -> dict[str, Any]:
+    lake = Lake(str(Path(folder, "lake")))
+    lake.create()
+    cpu, wall, verdicts = [], [], Decided()
+    for start in range(0, rows, BATCH):
+        clips, ids, masks = drawn(start, min(BATCH, rows - start))
+        verdicts.add(ids, masks)
+        before, started = time.process_time(), time.perf_counter()
+        lake.append("clips", clips)
+        cpu.append((time.process_time() - before) * BATCH / len(clips))
+        wall.append((time.perf_counter() - started) * BATCH / len(clips))
+        del clips
+    for decisions in verdicts.batches():
+        lake.append("decisions", decisions)
+
+    def commit() -> int:
+        counts = {"clips_in": rows}
+        return lake.commit("d", recipe_hash="h", recipe={}, code_version="0", counts=counts, measured_by="m").number
+
+    number, [committed] = timed(commit)
+    found = {
+        "rows": rows,
+        "append_cpu_s_per_million": statistics.median(cpu),
+        "append_s_per_million": statistics.median(wall),
+        "commit_with_statistics_s": committed,
+        "bytes_per_row": sum(Path(f).stat().st_size for f in lake.snapshot("d", number).files("clips")) / rows,
+        **read_apart(lake.uri, number),
+    }
+    before = time.process_time()
+    with lake.committer():
+        _, [compacted] = timed(lambda: compact(lake))
+    found |= {
+        "compact_s_per_million": compacted * BATCH / rows,
+        "compact_cpu_s_per_million": (time.process_time() - before) * BATCH / rows,
+        "writing_peak_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1 << 20),
+    }
+    after = read_apart(lake.uri, commit())
+    return found | {f"compacted_{name}": value for name, value in after.items() if name in COMPACTED}
 
 
 def main() -> None:
