@@ -13,6 +13,7 @@ import multiprocessing
 import os
 import resource
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
@@ -180,17 +181,9 @@ def reading(uri: str, number: int) -> dict[str, Any]:
     }
 
 
-def _reading(uri: str, number: int, answer: Any) -> None:
-    answer.put(reading(uri, number))
-
-
 def read_apart(uri: str, number: int) -> dict[str, Any]:
-    context = multiprocessing.get_context("spawn")
-    answer = context.Queue()
-    child = context.Process(target=_reading, args=(uri, number, answer))
-    child.start()
-    found: dict[str, Any] = answer.get()
-    child.join()
+    words = [sys.executable, __file__, "--read", uri, str(number)]
+    found: dict[str, Any] = json.loads(subprocess.run(words, stdout=subprocess.PIPE, check=True).stdout)
     return found
 
 
@@ -240,7 +233,11 @@ def main() -> None:
     parser.add_argument("--folder")
     parser.add_argument("--no-writers", action="store_true", help="leave out the 64 commits of eight writers")
     parser.add_argument("--json", action="store_true")
+    parser.add_argument("--read", nargs=2, metavar=("LAKE", "NUMBER"), help="pages and counts of a lake that is there")
     asked = parser.parse_args()
+    if asked.read:
+        print(json.dumps(reading(asked.read[0], int(asked.read[1]))))
+        return
     with tempfile.TemporaryDirectory(prefix="cinemill-lake-") as own:
         folder = asked.folder or own
         found = measure(asked.rows, folder)
