@@ -1,6 +1,5 @@
 """The gate every request passes: known host, own origin, bounded body, and headers that keep a browser strict."""
 
-import logging
 import re
 from collections.abc import MutableMapping
 from typing import Any
@@ -8,13 +7,13 @@ from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
+from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api.auth_scopes import READING
-from api.problems import problem
+from api.problems import crashed, problem
 from api.settings import Settings
 
-log = logging.getLogger(__name__)
 MAX_JSON_DEPTH = 32
 
 HEADERS = {
@@ -86,11 +85,10 @@ class Gate:
         except HTTPException as error:  # a body that grew too large before any route was asked
             await problem(error.status_code, str(error.detail), scope["path"])(scope, receive, send_strict)
         except Exception as error:
-            log.error("%s %s failed", scope["method"], scope["path"], exc_info=error)
+            answer = crashed(Request(scope), error)
             if started:
                 raise
-            detail = "the service failed to answer this; its log says why"
-            await problem(500, detail, scope["path"])(scope, receive, send_strict)
+            await answer(scope, receive, send_strict)
 
     def _limit(self) -> str:
         return f"a request may have at most {self.max_body_bytes:,} bytes"

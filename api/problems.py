@@ -111,7 +111,7 @@ def _too_slow(request: Request, error: Exception) -> JSONResponse:
 
 def _unreadable(request: Request, error: Exception) -> JSONResponse:
     if not is_damage(error):
-        return _crashed(request, error)
+        return crashed(request, error)
     log.error("%s %s could not read the lake", request.method, request.url.path, exc_info=error)
     detail = (
         "files of this lake cannot be read; the snapshot may have expired, files may be damaged, or the store or the catalog does "
@@ -120,7 +120,8 @@ def _unreadable(request: Request, error: Exception) -> JSONResponse:
     return problem(503, detail, request.url.path, headers={"retry-after": "30"})
 
 
-def _crashed(request: Request, error: Exception) -> JSONResponse:
+def crashed(request: Request, error: Exception) -> JSONResponse:
+    """What nobody foresaw: 503 for a lake that cannot be read, else 500; the log says why."""
     if is_damage(error):  # of a library that only the lake may load
         return _unreadable(request, error)
     log.error("%s %s failed", request.method, request.url.path, exc_info=error)
@@ -135,4 +136,4 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(TooSlow, _too_slow)
     for kind in (duckdb.Error, pa.ArrowException, DatabaseError, OSError, UnicodeDecodeError):
         app.add_exception_handler(kind, _unreadable)
-    app.add_exception_handler(Exception, _crashed)
+    app.add_exception_handler(Exception, crashed)

@@ -38,7 +38,7 @@ def test_damage_is_a_problem_in_words(
     with open_service(Settings(data=str(lake), state_dir=tmp_path / "state")) as client:
         answers = [
             client.get(f"/v1/datasets/demo/{what}")
-            for what in ("rows?table=clips", "funnel", "whatif?visual.sharpness=20", "parquet", "quarantine")
+            for what in ("rows?table=clips", "funnel", "statistics?columns=sharpness", "parquet", "quarantine")
         ]
         assert client.get("/healthz").status_code == 200
     for answer in answers:

@@ -82,11 +82,6 @@ def test_a_snapshot_stays_what_it_was(client: Any) -> None:
     assert refused.status_code == 422 and "another snapshot" in refused.json()["detail"]
 
 
-def test_co_rejection_counts_pairs(client: Any) -> None:
-    told = client.get("/v1/datasets/d/corejection?snapshot=1").json()
-    assert (told["rules"], told["clips"]) == ([SHARP], [[2]])
-
-
 def test_a_snapshot_that_is_not_there_is_named(client: Any) -> None:
     assert "9" in client.get("/v1/datasets/d/diff?from=1&to=9").json()["detail"]
     assert client.get("/v1/datasets/d/diff?from=1").status_code == 422

@@ -187,6 +187,7 @@ def _values(lake: Path, dataset: str, column: str) -> dict[str, Any]:
     return {r["clip_id"]: r[column] for r in Lake(str(lake)).snapshot(dataset).table("clips").to_pylist()}
 
 
+@pytest.mark.slow
 def test_ladder_then_full_then_another_recipe_measure_each_thing_once(ray_cluster: None, tmp_path: Path) -> None:
     lake = tmp_path / "lake"
     sources = [BEE, BARS, str(SAMPLES / "bottles_static_360p.mp4")]

@@ -246,6 +246,7 @@ def test_a_sample_is_a_share_by_hash_and_grows_by_inclusion(tmp_path: Path) -> N
     assert chosen[0.1] < chosen[0.3] and 35 <= len(chosen[0.3]) <= 85
 
 
+@pytest.mark.slow
 def test_every_odd_file_of_the_shared_videos_meets_its_fate(
     ray_cluster: None, shared_videos: Path, tmp_path: Path
 ) -> None:

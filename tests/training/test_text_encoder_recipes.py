@@ -54,6 +54,7 @@ def test_the_documented_file_is_the_30b_with_the_papers_encoders(documented, tmp
     assert replace(recipe, **same) == named
 
 
+@pytest.mark.slow
 def test_the_documented_file_trains_and_generates(
     documented, encoder_folders, video_recipe, small_snapshot, tae_run, ray_cluster, tmp_path, monkeypatch, capsys
 ):
