@@ -97,6 +97,21 @@ def manifest(lake: Path, dataset: str = "demo") -> dict[str, list[dict[str, Any]
     return found
 
 
+def named_below(pid: int, name: str) -> list[int]:
+    """Processes of this name that a process has started, or what it started."""
+    parents, found = {}, []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            before, _, after = stat.read_text().rpartition(") ")
+            parents[int(stat.parent.name)] = (int(after.split()[1]), before.partition("(")[2])
+    for child, (parent, word) in parents.items():
+        while parent not in (0, pid):
+            parent = parents.get(parent, (0, ""))[0]
+        if parent == pid and word == name[:15]:
+            found.append(child)
+    return found
+
+
 def is_measuring(job: dict[str, Any]) -> bool:
     return job["state"] == "running" and job["progress"].get("stage") == "measure"
 
@@ -125,6 +140,27 @@ def test_service_and_work_are_killed_and_nothing_is_lost(
     job = server.until(job_id, is_over)
     assert (job["state"], job["snapshot"]) == ("succeeded", 1), job
     assert job["attempts"] == 2 and job["counters"]["identify"]["in"] == len(SOME)
+    curate([str(footage)], load_recipe("demo"), str(tmp_path / "undisturbed"))
+    assert manifest(tmp_path / "lake") == manifest(tmp_path / "undisturbed")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("what", ["raylet", "gcs_server"])
+def test_ray_is_killed_under_a_job_and_the_next_attempt_loses_nothing(
+    what: str, ray_cluster: None, tmp_path: Path, start_server: Callable[[Path], Server]
+) -> None:
+    footage = tmp_path / "footage"
+    footage.mkdir()
+    for name in SOME:
+        shutil.copy(SAMPLES / name, footage)
+    server = start_server(footage)
+    job_id = server.ask("/v1/jobs", {"sources": [str(footage)]})["id"]
+    pid = server.until(job_id, is_measuring)["pid"]
+    assert (killed := named_below(pid, what)), f"no {what} below process {pid}"
+    for child in killed:
+        os.kill(child, signal.SIGKILL)
+    job = server.until(job_id, is_over)
+    assert (job["state"], job["snapshot"]) == ("succeeded", 1), job
     curate([str(footage)], load_recipe("demo"), str(tmp_path / "undisturbed"))
     assert manifest(tmp_path / "lake") == manifest(tmp_path / "undisturbed")
 
