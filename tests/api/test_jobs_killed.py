@@ -156,7 +156,8 @@ def test_ray_is_killed_under_a_job_and_the_next_attempt_loses_nothing(
     server = start_server(footage)
     job_id = server.ask("/v1/jobs", {"sources": [str(footage)]})["id"]
     pid = server.until(job_id, is_measuring)["pid"]
-    assert (killed := named_below(pid, what)), f"no {what} below process {pid}"
+    killed = named_below(pid, what)
+    assert killed, f"no {what} below process {pid}"
     for child in killed:
         os.kill(child, signal.SIGKILL)
     job = server.until(job_id, is_over)
