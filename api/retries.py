@@ -26,6 +26,10 @@ def classify(status: int, complaint: str) -> ErrorClass:
     """
     if status == UNKNOWN_EXIT or status in KILLED or any(name in complaint for name in LOST_MACHINES):
         return "infrastructure"
+    if (
+        status == 1 and not complaint.strip()
+    ):  # Ray's core ends a process without a word when its node has died; ours always say why
+        return "infrastructure"
     return "user" if status == 2 else "failure"
 
 

@@ -161,7 +161,7 @@ def test_ray_is_killed_under_a_job_and_the_next_attempt_loses_nothing(
     for child in killed:
         os.kill(child, signal.SIGKILL)
     job = server.until(job_id, is_over)
-    assert (job["state"], job["snapshot"]) == ("succeeded", 1), job
+    assert (job["state"], job["snapshot"]) == ("succeeded", 1), (job["attempts"], job["error_class"], job["error"])
     curate([str(footage)], load_recipe("demo"), str(tmp_path / "undisturbed"))
     assert manifest(tmp_path / "lake") == manifest(tmp_path / "undisturbed")
 

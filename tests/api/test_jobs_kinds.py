@@ -207,6 +207,7 @@ def test_failures_are_tried_again_by_their_class(make_settings: Any) -> None:
     assert [classify(status, "") for status in (UNKNOWN_EXIT, -9, -15, 130, 137)] == ["infrastructure"] * 5
     assert [classify(status, "ValueError: x") for status in (1, -11, 127)] == ["failure"] * 3
     assert classify(1, "ray.exceptions.NodeDiedError: gone") == "infrastructure"
+    assert classify(1, "\n") == "infrastructure", "our own code never fails without a word"
     assert classify(2, "another run is writing to /lake; wait for it") == "infrastructure"
     settings = make_settings(max_attempts=5, retry_seconds=10.0, retry_seconds_max=30.0)
     for attempts, longest in ((1, 10.0), (2, 20.0), (3, 30.0), (4, 30.0)):
