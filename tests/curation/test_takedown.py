@@ -72,7 +72,7 @@ CLIP = st.tuples(SCORES, st.sampled_from([(), ("a",), ("a", "b"), ("content.bala
 @settings(max_examples=60, deadline=None)
 @given(st.lists(CLIP, max_size=60), st.integers(0, 60), st.randoms())
 def test_parts_merge_to_exactly_the_whole(clips: list[tuple], cut: int, chance: object) -> None:
-    names = [f"{chance.getrandbits(64):016x}" for _ in clips]  # type: ignore[attr-defined]
+    names = [f"{chance.getrandbits(64):016x}-{i}" for i in range(len(clips))]  # type: ignore[attr-defined]
     rows = pa.table(
         {
             "clip_id": pa.array(names, pa.string()),
