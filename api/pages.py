@@ -10,7 +10,7 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
 from typing import Any
@@ -78,27 +78,27 @@ def read_page(views: Views, view: View, asked: Asked, after: str | None, limit: 
             kind = PARTS[view.table][number]
             if found == limit:  # the page is full; whether anything is left decides if there is a next one
                 if _keys(reader, view, kind, where, order, None, 1):
-                    following = _cursor(digest, number, None)
+                    following = cursor_of(digest, number, None)
                     break
                 continue
             keys = _keys(reader, view, kind, where, order, key if number == part else None, limit - found + 1)
             if len(keys) > limit - found:
                 keys.pop()
-                following = _cursor(digest, number, keys[-1])
+                following = cursor_of(digest, number, keys[-1])
             if keys:
-                tables.append(_rows(reader, view, kind, names, keys, order is not None))
+                tables.append(_rows(reader, view, kind, names, [key[order is not None :] for key in keys]))
                 found += len(keys)
             if following:
                 break
         matching = views.counts.get(digest, lambda: _count(reader, view, where)) if count else None
-        table = pa.concat_tables(tables) if tables else _rows(reader, view, PARTS[view.table][0], names, [], False)
+        table = pa.concat_tables(tables) if tables else _rows(reader, view, PARTS[view.table][0], names, [])
     return Page(table=table, next=following, matching=matching)
 
 
 def read_row(views: Views, view: View, clip_id: str) -> dict[str, Any] | None:
     """The row of one clip, or None; view: of the table `clips`."""
     with views.engine.cursor() as reader:
-        found = _rows(reader, view, "clip", list(view.columns), [(clip_id,)], False)
+        found = _rows(reader, view, "clip", list(view.columns), [(clip_id,)])
     return found.to_pylist()[0] if found.num_rows else None
 
 
@@ -121,13 +121,21 @@ def _order(view: View, order: str | None) -> tuple[str, bool] | None:
     return column, order.startswith("-")
 
 
+def _from(
+    reader: Reader, view: View, kind: Kind, columns: Collection[str], ends: tuple[str, str] | None = None
+) -> tuple[str, tuple[str, ...]]:
+    """`FROM ... WHERE ...` of the rows of one kind with these columns, and their keys."""
+    if kind == "clip" and view.owns_clips and view.aliases(columns) == {"c"}:
+        return f"FROM {view.sources['c'].between(reader, 'clip_id', ends)} c WHERE true", ("c.clip_id",)
+    return view.joined(reader, kind, columns, ends), KEYS[kind]
+
+
 def _count(reader: Reader, view: View, where: Where) -> int:
-    return sum(
-        reader.rows(f"SELECT count(*) {view.joined(reader, kind, where.columns)} AND {where.sql}", where.parameters)[0][
-            0
-        ]
-        for kind in PARTS[view.table]
-    )
+    total = 0
+    for kind in PARTS[view.table]:
+        rows, _ = _from(reader, view, kind, where.columns)
+        total += reader.rows(f"SELECT count(*) {rows} AND {where.sql}", where.parameters)[0][0]
+    return total
 
 
 def _keys(
@@ -136,38 +144,40 @@ def _keys(
     """The keys of the next rows; with an order, its value comes before them."""
     if order is not None:
         return _ordered_keys(reader, view, kind, where, order, after, limit)
-    if kind == "clip" and view.sources(where.columns):
+    if kind == "clip":
         return _windowed_keys(reader, view, where, after, limit)
     return _plain_keys(reader, view, kind, where, after, limit)
 
 
 def _plain_keys(
-    reader: Reader, view: View, kind: Kind, where: Where, after: Key | None, limit: int,
-    between: tuple[str, str] | None = None,
-) -> list[Key]:  # fmt: skip
-    keys = KEYS[kind]
+    reader: Reader,
+    view: View,
+    kind: Kind,
+    where: Where,
+    after: Key | None,
+    limit: int,
+    ends: tuple[str, str] | None = None,
+) -> list[Key]:
+    rows, keys = _from(reader, view, kind, where.columns, ends)
     condition, parameters = "true", list(where.parameters)
     if after is not None:
         # The first part alone lets row groups be passed over; the second decides among equals.
         condition = f"{keys[0]} >= ? AND ({', '.join(keys)}) > ({', '.join('?' * len(keys))})"
         parameters += [after[0], *after]
-    sql = (
-        f"SELECT {', '.join(keys)} {view.joined(reader, kind, where.columns, between)} AND {where.sql} AND {condition}"
-    )
+    sql = f"SELECT {', '.join(keys)} {rows} AND {where.sql} AND {condition}"
     return reader.rows(f"{sql} ORDER BY {', '.join(keys)} LIMIT {limit}", parameters)
 
 
 def _windowed_keys(reader: Reader, view: View, where: Where, after: Key | None, limit: int) -> list[Key]:
-    """Clip ids are hashes, so a range of them is a fair share of all clips: look through ranges until the page is full,
-    and join tables only within them."""
+    """Clip ids are hashes, so a range of them is a fair share of all clips: look through ranges until the page is full."""
     total = max(1, view.snapshot.commit.counts.get("clips_in", 0))
     begin = 0 if after is None else int(after[0], 16)
-    width = max(1, min(IDS, IDS * FIRST_WINDOW // total))
+    width = max(1, min(IDS, IDS * (FIRST_WINDOW if where.columns else 2 * limit) // total))
     found: list[Key] = []
     while begin < IDS and len(found) < limit:
         end = min(IDS, begin + width) - 1
-        between = f"{begin:032x}", f"{end:032x}"
-        found += _plain_keys(reader, view, "clip", where, after, limit - len(found), between)
+        ends = f"{begin:032x}", f"{end:032x}"
+        found += _plain_keys(reader, view, "clip", where, after, limit - len(found), ends)
         begin, width = end + 1, 4 * width
     return found
 
@@ -178,9 +188,9 @@ def _ordered_keys(
     """By value, then by key. What was not measured (null, or not a number) comes last, whichever the direction."""
     column, reverse = order
     value = f"CASE WHEN isnan({view.columns[column][0]}::DOUBLE) THEN NULL ELSE {view.columns[column][0]} END"
-    keys = KEYS[kind]
+    rows, keys = _from(reader, view, kind, {*where.columns, column})
     inner = f"SELECT {value} AS value, " + ", ".join(f"{key} AS key{i}" for i, key in enumerate(keys))
-    inner += f" {view.joined(reader, kind, {*where.columns, column})} AND {where.sql}"
+    inner += f" {rows} AND {where.sql}"
     names = [f"key{i}" for i in range(len(keys))]
     condition, parameters = "true", list(where.parameters)
     if after is not None:
@@ -196,25 +206,40 @@ def _ordered_keys(
     return reader.rows(sql, parameters)
 
 
-def _rows(
-    reader: Reader, view: View, kind: Kind, names: Sequence[str], keys: Sequence[Key], is_ordered: bool
-) -> pa.Table:
-    """The rows of these keys, in their order."""
-    bare = [key[1:] if is_ordered else key for key in keys]
-    columns = KEYS[kind]
-    firsts = [key[0] for key in bare] or [""]
-    place = {key: i for i, key in enumerate(bare)}
-    select = ", ".join(f"{view.columns[name][0]} AS {name_of(name)}" for name in names)
+def _rows(reader: Reader, view: View, kind: Kind, names: Sequence[str], keys: Sequence[Key]) -> pa.Table:
+    """The rows of these keys, in their order: looked up in each table by itself, which costs less than a join of all."""
+    of_clip, of_video = KEYS["clip"], KEYS["video"]
+    decided = _lookup(reader, view, "d", KEYS[kind], names, keys, [*of_clip, *of_video], view.mine(kind))
+    decided = decided.filter(decided["_found"])
+    columns = {name: decided[name] for name in decided.column_names}
+    for alias in view.aliases(names) - {"d"}:
+        on = of_video if alias == "v" else of_clip
+        wanted = list(zip(*(decided[key].to_pylist() for key in on), strict=True))
+        found = _lookup(reader, view, alias, [key.replace("d.", f"{alias}.") for key in on], names, wanted)
+        columns |= {name: found[name] for name in found.column_names}
+    return pa.table({name: columns[name] for name in names})
+
+
+def _lookup(
+    reader: Reader, view: View, alias: str, on: Sequence[str], names: Sequence[str], keys: Sequence[Key],
+    further: Sequence[str] = (), where: str = "true",
+) -> pa.Table:  # fmt: skip
+    """Of the columns `names` those of one table, and `further` expressions under their own text as a name: for each key the row
+    that has it (`_found`), or nulls. on: the key's parts as SQL."""
+    own = [f"{view.columns[name][0]} AS {name_of(name)}" for name in names if view.aliases([name]) == {alias}]
+    own += [f"{each} AS {name_of(each)}" for each in further]
+    own += [f"{part} AS _key{i}" for i, part in enumerate(on)]
+    firsts = sorted({key[0] for key in keys if key[0] is not None}) or [""]
+    rows = view.sources[alias].between(reader, on[0].partition(".")[2], (firsts[0], firsts[-1]))
     marks = ", ".join("?" * len(firsts))
-    sql = f"SELECT {select}, " + ", ".join(f"{column} AS _key{i}" for i, column in enumerate(columns))
-    sql += f" {view.joined(reader, kind, names, (min(firsts), max(firsts)))} AND {columns[0]} IN ({marks})"
-    table = reader.table(sql, firsts)
-    wanted = list(zip(*(table[f"_key{i}"].to_pylist() for i in range(len(columns))), strict=True))
-    rows = sorted((place[key], row) for row, key in enumerate(wanted) if key in place)
-    return table.select(list(names)).take(pa.array([row for _, row in rows], pa.int64()))
+    found = reader.table(f"SELECT {', '.join(own)} FROM {rows} {alias} WHERE {on[0]} IN ({marks}) AND {where}", firsts)
+    there = zip(*(found[f"_key{i}"].to_pylist() for i in range(len(on))), strict=True)
+    place = {key: row for row, key in enumerate(there)}
+    places = pa.array([place.get(tuple(key)) for key in keys], pa.int64())
+    return found.take(places).append_column("_found", places.is_valid())
 
 
-def _cursor(digest: str, part: int, key: Key | None) -> str:
+def cursor_of(digest: str, part: int, key: Key | None) -> str:
     """Text that only this service's own pages hold: the digest covers the key, so a bent one is noticed."""
     payload = json.dumps([part, key])
     check = hashlib.sha256(f"{digest}{payload}".encode()).hexdigest()[:16]

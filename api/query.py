@@ -3,20 +3,24 @@
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import duckdb
 import pyarrow as pa
 import pyarrow.dataset as pads
+import pyarrow.parquet as pq
 
 from api.settings import Settings
 from curation.clips.storage import filesystem, is_local, join, normalise
 
 AT_A_TIME = 4
 """Queries that run at the same time; the others wait, for `query_seconds` at most."""
+CURSORS_PER_DATABASE = 500
+"""DuckDB 2.0 keeps 6 kB of every join until thousands have run; they live no longer than so many requests."""
 
 
 class TooSlow(Exception):
@@ -28,11 +32,17 @@ class QueryEngine:
 
     def __init__(self, settings: Settings):
         self.seconds = settings.query_seconds
+        self._settings = settings
         self._places = threading.BoundedSemaphore(AT_A_TIME)
         self._spill = tempfile.TemporaryDirectory(prefix="cinemill-query-")
-        lake = normalise(settings.data)
+        self._lock = threading.Lock()
+        self._database = self._opened()
+        self._cursors = 0
+
+    def _opened(self) -> duckdb.DuckDBPyConnection:
+        settings, lake = self._settings, normalise(self._settings.data)
         readable = [str(Path(join(lake, "tables")).resolve()), join(lake, "tables")] if is_local(lake) else []
-        self._database = duckdb.connect()
+        database = duckdb.connect()
         for setting in (
             f"memory_limit = {text(settings.query_memory)}",
             f"threads = {settings.query_threads}",
@@ -47,7 +57,15 @@ class QueryEngine:
             "enable_external_access = false",
             "lock_configuration = true",
         ):
-            self._database.execute(f"SET {setting}")
+            database.execute(f"SET {setting}")
+        return database
+
+    def _connection(self) -> duckdb.DuckDBPyConnection:
+        with self._lock:
+            if self._cursors == CURSORS_PER_DATABASE:
+                self._database, self._cursors = self._opened(), 0  # the old one goes with the last of its cursors
+            self._cursors += 1
+            return self._database.cursor()
 
     def close(self) -> None:
         self._database.close()
@@ -58,7 +76,7 @@ class QueryEngine:
         """A connection of one request. Everything in it together may take `query_seconds`; then it raises TooSlow."""
         if not self._places.acquire(timeout=self.seconds):
             raise TooSlow
-        cursor = self._database.cursor()
+        cursor = self._connection()
         watchdog = threading.Timer(self.seconds, cursor.interrupt)
         watchdog.start()
         try:
@@ -79,21 +97,26 @@ class Reader:
         self._until = until
         self._registered = 0
 
-    def files(self, files: Sequence[str], schema: pa.Schema) -> str:
+    def files(self, files: Sequence[str], schema: pa.Schema, kinds: Mapping[str, str] | None = None) -> str:
         """SQL of a table function over exactly these Parquet files; columns that a file lacks are null in it.
 
-        A table without files has no rows and the columns of `schema`. Files in a bucket are read through Arrow, which has the
-        credentials; DuckDB itself never touches the network.
+        schema: of the table, which has no rows where it has no files. kinds: DuckDB's type of columns that none of the files need have.
+        Files in a bucket are read through Arrow, which has the credentials; DuckDB itself never touches the network.
         """
         if not files:
-            return self._register(schema.empty_table())
-        if all(is_local(file) for file in files):
-            return f"read_parquet([{', '.join(text(file) for file in files)}], union_by_name = true)"
-        system, _ = filesystem(files[0])
-        paths = [filesystem(file)[1] for file in files]
-        return self._register(pads.dataset(paths, filesystem=system, format="parquet"))
+            return self.register(schema.empty_table())
+        if not all(is_local(file) for file in files):
+            system, _ = filesystem(files[0])
+            paths = [filesystem(file)[1] for file in files]
+            return self.register(pads.dataset(paths, schema=schema, filesystem=system, format="parquet"))
+        way = ", union_by_name = true" if len(files) > 1 else ""  # which costs as much again to plan
+        sql = f"read_parquet([{', '.join(text(file) for file in files)}]{way})"
+        lacking = set(kinds or ()).difference(*(_columns(file) for file in files))
+        nulls = ", ".join(f"NULL::{kind} AS {name_of(name)}" for name, kind in (kinds or {}).items() if name in lacking)
+        return f"(SELECT *, {nulls} FROM {sql})" if nulls else sql
 
-    def _register(self, rows: Any) -> str:
+    def register(self, rows: Any) -> str:
+        """A name by which this request's SQL may read an Arrow table or data set."""
         self._registered += 1
         name = f"registered_{self._registered}"
         self._cursor.register(name, rows)
@@ -114,6 +137,12 @@ class Reader:
         kinds = [statement.type for statement in self._cursor.extract_statements(sql)]
         assert kinds == [duckdb.StatementType.SELECT], f"{kinds}: {sql}"
         return sql
+
+
+@lru_cache(maxsize=10_000)  # a lake's files never change
+def _columns(file: str) -> frozenset[str]:
+    """Names of the columns of a Parquet file."""
+    return frozenset(pq.read_schema(file).names)
 
 
 def text(value: str) -> str:

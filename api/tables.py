@@ -4,6 +4,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Hashable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import pyarrow as pa
@@ -11,6 +12,7 @@ import pyarrow as pa
 from api.query import QueryEngine, Reader, name_of, text
 from curation.clips import Snapshot
 from curation.clips.schema import LEDGER, TABLES, arrow_schema
+from curation.clips.snapshot import KeyedFile
 
 TableName = Literal["ledger", "clips", "videos"]
 Kind = Literal["clip", "video"]
@@ -74,36 +76,62 @@ class TableCache:
 
 
 @dataclass(frozen=True)
+class Source:
+    """One of the tables that rows are joined from. kinds: column -> DuckDB's name of its type."""
+
+    schema: pa.Schema
+    kinds: dict[str, str]
+    files: list[KeyedFile]
+
+    @property
+    def rows(self) -> int:
+        """Of the whole table, whichever data sets they belong to."""
+        return sum(file.rows for file in self.files)
+
+    def between(self, reader: Reader, key: str, ends: tuple[str, str] | None) -> str:
+        """SQL of the table; of its rows with keys between two ends, both included, if they are given. Other files are not opened."""
+        files = [file.uri for file in self.files if ends is None or file.may_hold(key, *ends)]
+        sql = reader.files(files, self.schema, self.kinds)
+        return sql if ends is None else f"(SELECT * FROM {sql} WHERE {key} BETWEEN {text(ends[0])} AND {text(ends[1])})"
+
+
+@dataclass(frozen=True)
 class View:
     """One table of one snapshot. columns: name -> (SQL expression, DuckDB's name of its type), in order."""
 
     snapshot: Snapshot
     table: TableName
     columns: dict[str, tuple[str, str]]
-    files: dict[str, list[str]]
+    sources: dict[str, Source]
 
-    def sources(self, names: Collection[str]) -> set[str]:
-        """Which joined tables, beside the decisions, these columns lie in."""
-        return {self.columns[name][0].partition(".")[0] for name in names} - {"d"}
+    def aliases(self, names: Collection[str]) -> set[str]:
+        """Which sources these columns lie in."""
+        return {self.columns[name][0].partition(".")[0] for name in names}
 
-    def joined(self, reader: Reader, kind: Kind, names: Collection[str], between: tuple[str, str] | None = None) -> str:
+    def mine(self, kind: Kind) -> str:
+        """The condition that a decision is of this data set and kind."""
+        return f"d.dataset = {text(self.snapshot.dataset)} AND d.kind = '{kind}'"
+
+    def joined(self, reader: Reader, kind: Kind, names: Collection[str], ends: tuple[str, str] | None = None) -> str:
         """`FROM ... WHERE ...` of the rows of one kind with these columns.
 
-        between: first and last clip_id (of clips) or uri (of videos). Every table is told, not only the first, so that DuckDB
-        passes over the row groups of each that hold none of them.
+        ends: first and last clip_id (of clips) or uri (of videos). Every table is told, not only the first, so that files and row
+        groups of each that hold none of them are passed over.
         """
-        key = "clip_id" if kind == "clip" else "uri"
+        key = KEYS[kind][0].partition(".")[2]
+        sql = f"FROM {self.sources['d'].between(reader, key, ends)} d"
+        for alias in sorted(self.aliases(names) - {"d"}):
+            source = self.sources[alias]
+            other = "uri" if alias == "v" else key
+            sql += (
+                f" LEFT JOIN {source.between(reader, other, ends if other == key else None)} {alias} ON {JOINS[alias]}"
+            )
+        return f"{sql} WHERE {self.mine(kind)}"
 
-        def source(alias: str) -> str:
-            files = reader.files(self.files[alias], _schema(alias))
-            if between is None or (kind == "clip" and alias == "v"):
-                return files
-            return f"(SELECT * FROM {files} WHERE {key} BETWEEN {text(between[0])} AND {text(between[1])})"
-
-        sql = f"FROM {source('d')} d"
-        for alias in sorted(self.sources(names)):
-            sql += f" LEFT JOIN {source(alias)} {alias} ON {JOINS[alias]}"
-        return f"{sql} WHERE d.dataset = {text(self.snapshot.dataset)} AND d.kind = '{kind}'"
+    @property
+    def owns_clips(self) -> bool:
+        """Whether every clip of the lake is in this data set: what is asked of clips alone need not be joined then."""
+        return self.sources["c"].rows == self.snapshot.commit.counts.get("clips_in")
 
     @property
     def numbers(self) -> list[str]:
@@ -120,16 +148,16 @@ class Views:
 
     def __init__(self, engine: QueryEngine):
         self.engine = engine
-        self._known = Remembered(64)
+        self._known = Remembered(256)
         self.counts = Remembered(10_000)
 
     def open(self, snapshot: Snapshot, table: TableName) -> View:
         return self._known.get((snapshot.name, table), lambda: self._open(snapshot, table))
 
     def _open(self, snapshot: Snapshot, table: TableName) -> View:
-        files = {alias: snapshot.files(name) for alias, name in TABLE_OF.items()}
-        with self.engine.cursor() as reader:
-            kinds = {alias: _kinds(reader, alias, files[alias]) for alias in TABLE_OF}
+        sources = {
+            alias: self._known.get((snapshot.name, alias), partial(self._source, snapshot, alias)) for alias in TABLE_OF
+        }
         places: list[tuple[str, str]] = []
         if table == "ledger":
             places = [
@@ -139,18 +167,21 @@ class Views:
         else:
             key, own = ("clip_id", "c") if table == "clips" else ("video_id", "v")
             places = [(key, "d")] + [(name, "d") for name in DECIDED]
-            places += [(name, own) for name in kinds[own]]
+            places += [(name, own) for name in sources[own].kinds]
             if table == "clips":
                 places += [("caption", "k"), ("camera_motion", "k")]
         columns: dict[str, tuple[str, str]] = {}
         for name, alias in places:
-            columns.setdefault(name, (f"{alias}.{name_of(name)}", kinds[alias][name]))
-        return View(snapshot, table, columns, files)
+            columns.setdefault(name, (f"{alias}.{name_of(name)}", sources[alias].kinds[name]))
+        return View(snapshot, table, columns, sources)
 
-
-def _kinds(reader: Reader, alias: str, files: list[str]) -> dict[str, str]:
-    return {row[0]: row[1] for row in reader.rows(f"DESCRIBE SELECT * FROM {reader.files(files, _schema(alias))}")}
-
-
-def _schema(alias: str) -> pa.Schema:
-    return arrow_schema(TABLES[TABLE_OF[alias]])
+    def _source(self, snapshot: Snapshot, alias: str) -> Source:
+        name = TABLE_OF[alias]
+        schema = snapshot.schema(name)
+        # what this version knows and an older lake lacks is null there
+        for field in arrow_schema(TABLES[name]):
+            schema = schema if field.name in schema.names else schema.append(field)
+        with self.engine.cursor() as reader:
+            told = reader.rows(f"DESCRIBE SELECT * FROM {reader.register(schema.empty_table())}")
+        kinds = {row[0]: row[1] for row in told}
+        return Source(schema, kinds, snapshot.keyed_files(name))

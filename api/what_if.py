@@ -4,8 +4,6 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
-import pyarrow as pa
-
 from api.query import name_of, text
 from api.scores import COUNTED, Scores, WhatIf
 from api.tables import TableCache, View, Views
@@ -79,7 +77,7 @@ class Asking:
     def _scanned(self, thresholds: Mapping[str, float]) -> WhatIf:
         view = self._views.open(self.snapshot, "clips")
         found = self._statistics
-        if found is None or not all(_bounds(found, rule) for rule in self.rules if rule.signal in view.columns):
+        if found is None or not all(_bounds(found, rule) for rule in self.rules if rule.signal in found.histograms):
             return Scores.of(self.snapshot, self._views, self._tables).what_if(thresholds)
         return scanned(view, self._views, found, self.rules, thresholds)
 
@@ -140,16 +138,15 @@ def scanned(
     changed = [rule for rule in rules if thresholds.get(rule.name, rule.threshold) != rule.threshold]
     aside = sum(mask.clips for mask in found.masks if any(name.startswith(CONTENT) for name in mask.failed_rules))
     kept = found.kept()
-    after = [_condition(view, found, rule, thresholds.get(rule.name, rule.threshold)) for rule in rules]
-    before = " AND ".join(filter(None, (_condition(view, found, rule, rule.threshold) for rule in changed))) or "true"
-    measured = _measured(view, found, rules)
+    after = [_condition(found, rule, thresholds.get(rule.name, rule.threshold)) for rule in rules]
+    before = " AND ".join(filter(None, (_condition(found, rule, rule.threshold) for rule in changed))) or "true"
+    measured = _measured(found, rules)
     stricter = any(_is_stricter(rule, thresholds[rule.name]) for rule in changed)
     with views.engine.cursor() as reader:
-        # neither is without files: statistics of no clips need no scan
-        clips, decisions = (reader.files(view.files[alias], pa.schema([])) for alias in "cd")
+        clips, decisions = (view.sources[alias].between(reader, "clip_id", None) for alias in "cd")
         decided = f"{decisions} WHERE dataset = {text(view.snapshot.dataset)} AND kind = 'clip'"
         where = list(filter(None, after))
-        if reader.rows(f"SELECT count(*) FROM {clips}")[0][0] != found.clips:
+        if not view.owns_clips:
             where.append(f"c.clip_id IN (SELECT clip_id FROM {decided})")
         joined, left_aside = "", str(aside if not stricter else 0)
         if aside and stricter:
@@ -168,19 +165,19 @@ def scanned(
     )  # fmt: skip
 
 
-def _condition(view: View, found: Statistics, rule: Rule, threshold: float) -> str:
+def _condition(found: Statistics, rule: Rule, threshold: float) -> str:
     """SQL of passing a rule; empty where everything does, so that its column is not read."""
-    if rule.signal not in view.columns or _passes(found, rule, threshold):
+    if rule.signal not in found.histograms or _passes(found, rule, threshold):
         return ""
     column = f"c.{name_of(rule.signal)}"
     compared = f"{column} {rule.comparison} {threshold!r}::DOUBLE"
     return f"({column} IS NULL OR {compared})" if found.histograms[rule.signal].unmeasured else compared
 
 
-def _measured(view: View, found: Statistics, rules: Sequence[Rule]) -> str:
+def _measured(found: Statistics, rules: Sequence[Rule]) -> str:
     """SQL of having every score that a rule asks for."""
     signals = dict.fromkeys(rule.signal for rule in rules)
-    if any(signal not in view.columns for signal in signals):
+    if any(signal not in found.histograms for signal in signals):
         return "false"
     return " AND ".join(f"c.{name_of(s)} IS NOT NULL" for s in signals if found.histograms[s].unmeasured) or "true"
 

@@ -2,8 +2,8 @@
 
 python -m benchmarks.lake [--rows 5000000] [--folder FOLDER] [--json]
 
-Rows are drawn, not measured: 13 score columns a clip, three rules, one data set. Times are of this process; CPU seconds count all of
-its threads. The folder (a temporary one by default) holds about 320 bytes a row and is kept where it is named.
+Rows are drawn, not measured: 13 score columns a clip, three rules, one data set. Questions are asked of the service, in one process,
+without a network between. CPU seconds count all threads of a process. The folder (a temporary one by default) holds about 320 bytes a row and is kept where it is named.
 """
 
 import argparse
@@ -26,17 +26,24 @@ if sys.path[0] == os.path.dirname(os.path.abspath(__file__)):  # run as a file: 
 import duckdb
 import numpy as np
 import pyarrow as pa
+from fastapi.testclient import TestClient
 
+from api.app import create_app
+from api.pages import Asked, cursor_of
+from api.settings import Settings
+from api.tables import View
 from curation.clips import Lake
 from curation.clips.iceberg.compaction import compact
-from curation.clips.rows import Rows
-from curation.recipes import Rule
+from curation.clips.schema import TABLES, arrow_schema
+from curation.contracts import signals
+from curation.recipes import Recipe, Rule
 
-SCORES = tuple(f"score_{i:02d}" for i in range(13))
+SCORES = tuple(sorted(signals())[:13])
 RULES = tuple(
     Rule(name=f"visual.{name}", signal=name, comparison=">=", threshold=0.2 + 0.1 * i)
     for i, name in enumerate(SCORES[:3])
 )
+RECIPE = Recipe(name="d", rules=RULES)
 BATCH = 1_000_000
 COMPACTED = ("files", "page_p50_ms", "page_p95_ms", "page_cpu_p95_ms", "paging_peak_gib")
 
@@ -59,11 +66,11 @@ def decided(ids: list[str], masks: np.ndarray) -> pa.Table:
     """Decisions of clips by which rules they fail."""
     count = len(ids)
     names = [[rule.name for i, rule in enumerate(RULES) if mask >> i & 1] for mask in range(1 << len(RULES))]
-    return pa.table(
+    known = pa.table(
         {
             "dataset": ["d"] * count,
             "kind": ["clip"] * count,
-            "uri": pa.nulls(count, pa.string()),
+            "uri": [f"/footage/{i[:8]}.mp4" for i in ids],
             "video_id": [i[:8] for i in ids],
             "clip_id": ids,
             "fate": pa.array(["kept" if not n else "rejected" for n in names]).take(pa.array(masks)),
@@ -72,6 +79,7 @@ def decided(ids: list[str], masks: np.ndarray) -> pa.Table:
             "unmeasured": pa.array([[]] * count, pa.list_(pa.string())),
         }
     )
+    return pa.concat_tables([known, arrow_schema(TABLES["decisions"]).empty_table()], promote_options="default")
 
 
 def peak_gib() -> float:
@@ -144,33 +152,45 @@ class Decided:
 def reading(uri: str, number: int) -> dict[str, Any]:
     """Pages and counts of one snapshot, in a process of their own, so that its memory is theirs."""
     snapshot = Lake(uri).snapshot("d", number)
-    opened = Rows(snapshot)
-    chance = np.random.default_rng(1)
-    starts = [f"{int(start):08x}" for start in chance.integers(0, 2**32, 60)]
-    opened.page(100, starts[0])
-    pages, busy = [], []
-    for after in starts:
-        began, started = time.process_time(), time.perf_counter()
-        opened.page(100, after)
-        pages.append(time.perf_counter() - started)
-        busy.append(time.process_time() - began)
-    paging_gib = peak_gib()
-    files = snapshot.files("clips")
-    raw = f"SELECT count(*) FROM read_parquet({files!r}) WHERE " + " AND ".join(
-        f"({rule.signal} IS NULL OR {rule.signal} >= {rule.threshold})" for rule in RULES
-    )
-    with duckdb.connect(config={"threads": 2}) as db:
-        db.execute("SET parquet_metadata_cache = true")
-        pairs = []
-        for _ in range(15):  # in turn, so that what else the machine does falls on both
-            expected, [floor] = timed(lambda: db.sql(raw).fetchall()[0][0])
-            found, [ours] = timed(lambda: opened.passing(RULES))
-            assert found == expected
-            pairs.append((ours, floor))
-    fresh = Lake(uri).snapshot("d", number)
-    _, [read] = timed(fresh.statistics)
-    found, masked = timed(lambda: fresh.statistics().passing(without=[RULES[1].name]), 50)
-    assert found == opened.passing([RULES[0], RULES[2]])
+    with tempfile.TemporaryDirectory() as state, _service(uri, state) as client:
+
+        def ask(path: str) -> Any:
+            answer = client.get(f"/v1/datasets/d/{path}&snapshot={number}")
+            assert answer.status_code == 200, answer.text
+            return answer.json()
+
+        def page(after: str) -> Any:
+            return ask(f"rows?table=clips&limit=100&after={after}")
+
+        view: View = client.app.state.service.views.open(snapshot, "clips")  # type: ignore[attr-defined]
+        chance = np.random.default_rng(1)
+        starts = [cursor_of(Asked().digest(view), 0, (chance.bytes(16).hex(),)) for _ in range(60)]
+        page(starts[0])
+        pages, busy = [], []
+        for after in starts:
+            began, started = time.process_time(), time.perf_counter()
+            assert len(page(after)["rows"]) == 100 or snapshot.commit.counts["clips_in"] < BATCH
+            pages.append(time.perf_counter() - started)
+            busy.append(time.process_time() - began)
+        paging_gib = peak_gib()
+        files = snapshot.files("clips")
+        moved = [(rule, rule.threshold + 0.05) for rule in RULES]
+        raw = f"SELECT count(*) FROM read_parquet({files!r}) WHERE " + " AND ".join(
+            f"({rule.signal} IS NULL OR {rule.signal} >= {threshold})" for rule, threshold in moved
+        )
+        what_if = "whatif?" + "&".join(f"{rule.name}={threshold}" for rule, threshold in moved)
+        with duckdb.connect(config={"threads": 2}) as db:
+            db.execute("SET parquet_metadata_cache = true")
+            pairs = []
+            for _ in range(15):  # in turn, so that what else the machine does falls on both
+                expected, [floor] = timed(lambda: db.sql(raw).fetchall()[0][0])
+                found, [ours] = timed(lambda: ask(what_if)["counts"]["kept"])
+                assert found == expected
+                pairs.append((ours, floor))
+        fresh = Lake(uri).snapshot("d", number)
+        _, [read] = timed(fresh.statistics)
+        found, masked = timed(lambda: fresh.statistics().passing(without=[RULES[1].name]), 50)
+        assert found == ask(f"whatif?{RULES[1].name}=-1")["counts"]["kept"]
     return {
         "files": len(files),
         "page_p50_ms": 1e3 * statistics.median(pages),
@@ -181,9 +201,15 @@ def reading(uri: str, number: int) -> dict[str, Any]:
         "count_ms": 1e3 * statistics.median(ours for ours, _ in pairs),
         "raw_scan_ms": 1e3 * statistics.median(floor for _, floor in pairs),
         "count_over_raw": statistics.median(ours for ours, _ in pairs) / statistics.median(floor for _, floor in pairs),
+        "counting_peak_gib": peak_gib(),
         "statistics_read_ms": 1e3 * read,
         "mask_count_ms": 1e3 * statistics.median(masked),
     }
+
+
+def _service(uri: str, state: str) -> TestClient:
+    settings = Settings(data=uri, state_dir=Path(state), query_seconds=600)
+    return TestClient(create_app(settings), base_url="http://127.0.0.1:8000")
 
 
 def read_apart(uri: str, number: int) -> dict[str, Any]:
@@ -208,8 +234,12 @@ def measure(rows: int, folder: str) -> dict[str, Any]:
         lake.append("decisions", decisions)
 
     def commit() -> int:
+        recipe = RECIPE.model_dump(mode="json")
         counts = {"clips_in": rows}
-        return lake.commit("d", recipe_hash="h", recipe={}, code_version="0", counts=counts, measured_by="m").number
+        written = lake.commit(
+            "d", recipe_hash=RECIPE.hash, recipe=recipe, code_version="0", counts=counts, measured_by="m"
+        )
+        return written.number
 
     number, [committed] = timed(commit)
     found = {

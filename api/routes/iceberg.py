@@ -13,7 +13,6 @@ from api.auth_scopes import READING
 from api.deps import ServiceDep
 from api.iceberg import PREFIX, IcebergError, check_namespace, iceberg_error, load_table, table_names
 from api.settings import bucket_defaults
-from curation.clips import Lake
 from curation.clips.manifest import NAMESPACE
 
 router = APIRouter(prefix=f"{PREFIX}/v1", tags=["iceberg"], responses={"4XX": {"model": IcebergError}})
@@ -98,8 +97,7 @@ def namespace_exists(namespace: NamespacePath) -> None:
 def list_tables(here: ServiceDep, namespace: NamespacePath) -> Tables:
     """None before the first commit."""
     check_namespace(namespace)
-    names = table_names(here.lake) if Lake.exists(here.settings.data) else []
-    return Tables(identifiers=[TableIdentifier(namespace=[NAMESPACE], name=name) for name in names])
+    return Tables(identifiers=[TableIdentifier(namespace=[NAMESPACE], name=name) for name in table_names(here.lake)])
 
 
 @router.get("/namespaces/{namespace}/tables/{table}")

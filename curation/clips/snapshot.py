@@ -4,8 +4,9 @@ import hashlib
 import itertools
 import json
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import duckdb
 import pyarrow as pa
@@ -19,12 +20,27 @@ from curation.clips.storage import filesystem, is_local
 
 if TYPE_CHECKING:
     import pyarrow.dataset as pads
+    from pyiceberg.table import DataScan
 
     from curation.clips.manifest import Lake
 
 SPAN = ("start_seconds", "end_seconds")
+KEYS = ("clip_id", "uri")  # rows are looked up by these
 BATCH = 250_000  # rows that a scan for statistics counts at once
 PART = 2_000_000  # and about how many it joins at once
+
+
+@dataclass(frozen=True)
+class KeyedFile:
+    """A Parquet file of a snapshot and how many rows it has. ends: key column -> between which two texts its values lie, where known."""
+
+    uri: str
+    rows: int
+    ends: dict[str, tuple[str, str]]
+
+    def may_hold(self, key: str, first: str, last: str) -> bool:
+        """Whether a key from `first` to `last`, both included, can be in it."""
+        return key not in self.ends or (self.ends[key][0] <= last and self.ends[key][1] >= first)
 
 
 class Snapshot:
@@ -50,7 +66,7 @@ class Snapshot:
     def __repr__(self) -> str:
         return f"Snapshot({self.name})"
 
-    def _scan(self, table: str, columns: Sequence[str] | None = None) -> Any:
+    def _scan(self, table: str, columns: Sequence[str] | None = None) -> "DataScan | None":
         if table not in TABLES:
             raise WrongCall(f"unknown table {table!r}; there are {', '.join(TABLES)} and the view ledger")
         iceberg = self.lake.iceberg(table) if table in self.commit.tables else None
@@ -71,8 +87,25 @@ class Snapshot:
 
     def files(self, table: str) -> list[str]:
         """Exactly the Parquet files of a table in this snapshot: local paths, or URIs in a bucket."""
+        return [file.uri for file in self.keyed_files(table)]
+
+    def keyed_files(self, table: str) -> list[KeyedFile]:
+        """The same, with what Iceberg's manifests tell of each: no file is opened."""
         scan = self._scan(table)
-        return [] if scan is None else sorted(task.file.file_path.removeprefix("file://") for task in scan.plan_files())
+        if scan is None:
+            return []
+        ids = {field.name: field.field_id for field in scan.projection().fields if field.name in KEYS}
+        found = []
+        for task in scan.plan_files():
+            lows, highs = task.file.lower_bounds or {}, task.file.upper_bounds or {}
+            ends = {key: (lows[i].decode(), highs[i].decode()) for key, i in ids.items() if i in lows and i in highs}
+            found.append(KeyedFile(task.file.file_path.removeprefix("file://"), task.file.record_count, ends))
+        return sorted(found, key=lambda file: file.uri)
+
+    def schema(self, table: str) -> pa.Schema:
+        """Columns of a table as of this snapshot, of which older files may lack some."""
+        scan = self._scan(table)
+        return arrow_schema(TABLES[table]) if scan is None else narrow_schema(scan.projection().as_arrow())
 
     def table(self, name: str, columns: Sequence[str] | None = None) -> pa.Table:
         """This data set's rows of a table, or of the view `ledger`."""
@@ -152,16 +185,11 @@ class Snapshot:
 
     def arrow(self, table: str) -> "pads.Dataset":
         """The files of a table as one Arrow data set, read as they are wanted; columns that older files lack are null there."""
-        schema = (
-            narrow(self._scan(table).projection().as_arrow().empty_table()).schema
-            if table in self.commit.tables
-            else (arrow_schema(TABLES[table]))
-        )
         system, _ = filesystem(self.lake.uri)
         paths = [path if is_local(path) else filesystem(path)[1] for path in self.files(table)]
         import pyarrow.dataset as pads  # takes 1.2 GB of address space, which decoders in prison have not to spare
 
-        return pads.dataset(paths, schema=schema, format="parquet", filesystem=system)
+        return pads.dataset(paths, schema=self.schema(table), format="parquet", filesystem=system)
 
     def ledger(self) -> pa.Table:
         """What became of everything that entered: one row per video, and one per clip."""
@@ -193,8 +221,13 @@ class Snapshot:
 
 def narrow(table: pa.Table) -> pa.Table:
     """Iceberg reads text as large_string; every reader of ours gets string."""
+    return table.cast(narrow_schema(table.schema))
+
+
+def narrow_schema(schema: pa.Schema) -> pa.Schema:
+    """The same of a schema."""
     fields = []
-    for item in table.schema:
+    for item in schema:
         kind = item.type
         if pa.types.is_large_string(kind):
             kind = pa.string()
@@ -202,4 +235,4 @@ def narrow(table: pa.Table) -> pa.Table:
             inner = kind.value_type
             kind = pa.list_(pa.string() if pa.types.is_large_string(inner) else inner)
         fields.append(pa.field(item.name, kind))
-    return table.cast(pa.schema(fields))
+    return pa.schema(fields)

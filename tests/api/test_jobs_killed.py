@@ -87,6 +87,16 @@ def start_server(tmp_path: Path) -> Iterator[Callable[[Path], Server]]:
         server.kill()
 
 
+@pytest.fixture
+def some_footage(tmp_path: Path) -> Path:
+    """Four of the samples: enough to be killed in."""
+    folder = tmp_path / "footage"
+    folder.mkdir()
+    for name in SOME:
+        shutil.copy(SAMPLES / name, folder)
+    return folder
+
+
 def manifest(lake: Path, dataset: str = "demo") -> dict[str, list[dict[str, Any]]]:
     """Every row of the newest snapshot, but for what the run itself cost."""
     snapshot, found = Lake(str(lake)).snapshot(dataset), {}
@@ -122,14 +132,10 @@ def is_over(job: dict[str, Any]) -> bool:
 
 @pytest.mark.slow  # one to two minutes
 def test_service_and_work_are_killed_and_nothing_is_lost(
-    ray_cluster: None, tmp_path: Path, start_server: Callable[[Path], Server]
+    ray_cluster: None, tmp_path: Path, some_footage: Path, start_server: Callable[[Path], Server]
 ) -> None:
-    footage = tmp_path / "footage"
-    footage.mkdir()
-    for name in SOME:
-        shutil.copy(SAMPLES / name, footage)
-    server = start_server(footage)
-    job_id = server.ask("/v1/jobs", {"sources": [str(footage)]})["id"]
+    server = start_server(some_footage)
+    job_id = server.ask("/v1/jobs", {"sources": [str(some_footage)]})["id"]
     pid = server.until(job_id, is_measuring)["pid"]
     server.kill()
     assert process_start(pid), "the work goes on without its service"
@@ -140,21 +146,17 @@ def test_service_and_work_are_killed_and_nothing_is_lost(
     job = server.until(job_id, is_over)
     assert (job["state"], job["snapshot"]) == ("succeeded", 1), job
     assert job["attempts"] == 2 and job["counters"]["identify"]["in"] == len(SOME)
-    curate([str(footage)], load_recipe("demo"), str(tmp_path / "undisturbed"))
+    curate([str(some_footage)], load_recipe("demo"), str(tmp_path / "undisturbed"))
     assert manifest(tmp_path / "lake") == manifest(tmp_path / "undisturbed")
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("what", ["raylet", "gcs_server"])
 def test_ray_is_killed_under_a_job_and_the_next_attempt_loses_nothing(
-    what: str, ray_cluster: None, tmp_path: Path, start_server: Callable[[Path], Server]
+    what: str, ray_cluster: None, tmp_path: Path, some_footage: Path, start_server: Callable[[Path], Server]
 ) -> None:
-    footage = tmp_path / "footage"
-    footage.mkdir()
-    for name in SOME:
-        shutil.copy(SAMPLES / name, footage)
-    server = start_server(footage)
-    job_id = server.ask("/v1/jobs", {"sources": [str(footage)]})["id"]
+    server = start_server(some_footage)
+    job_id = server.ask("/v1/jobs", {"sources": [str(some_footage)]})["id"]
     pid = server.until(job_id, is_measuring)["pid"]
     killed = named_below(pid, what)
     assert killed, f"no {what} below process {pid}"
@@ -162,7 +164,7 @@ def test_ray_is_killed_under_a_job_and_the_next_attempt_loses_nothing(
         os.kill(child, signal.SIGKILL)
     job = server.until(job_id, is_over)
     assert (job["state"], job["snapshot"]) == ("succeeded", 1), (job["attempts"], job["error_class"], job["error"])
-    curate([str(footage)], load_recipe("demo"), str(tmp_path / "undisturbed"))
+    curate([str(some_footage)], load_recipe("demo"), str(tmp_path / "undisturbed"))
     assert manifest(tmp_path / "lake") == manifest(tmp_path / "undisturbed")
 
 

@@ -81,3 +81,16 @@ def test_a_slow_query_is_a_problem_that_says_what_to_do(settings: Any, open_serv
         answer = hurried.get("/v1/datasets/demo/statistics")
     assert (answer.status_code, answer.headers["content-type"]) == (503, "application/problem+json")
     assert "fewer columns" in answer.json()["detail"] and answer.headers["retry-after"]
+
+
+def test_a_database_gives_way_to_a_new_one_under_its_readers(
+    engine: QueryEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("api.query.CURSORS_PER_DATABASE", 3)
+    with engine.cursor() as old:
+        for number in range(10):
+            with engine.cursor() as reader:
+                assert reader.rows("SELECT ?", [number]) == [(number,)]
+                with pytest.raises(duckdb.Error):
+                    reader.rows("SELECT * FROM read_text('/etc/passwd')")
+        assert old.rows("SELECT 1") == [(1,)]

@@ -11,11 +11,9 @@ import pytest
 from api.cli import main
 from curation.clips import Lake, Snapshot, WrongCall, open_snapshot
 from curation.clips.relocate import relocate
-from curation.clips.rows import Rows
 from curation.cut import cut_clips
 from curation.export.video_folder import export_video_folder
 from curation.export.webdataset import export_webdataset
-from curation.recipes import Rule, parse_recipe
 
 
 @pytest.fixture(scope="module")
@@ -82,41 +80,6 @@ def test_datasets_reads_a_snapshot_by_its_files(demo_snapshot: str) -> None:
 def test_clips_that_are_no_files_are_not_exported(demo_snapshot: str, tmp_path: Path) -> None:
     with pytest.raises(WrongCall, match="is a file yet; run"):
         export_webdataset(open_snapshot(demo_snapshot), str(tmp_path))
-
-
-def test_pages_walk_through_every_clip_once(demo_snapshot: str) -> None:
-    snapshot = open_snapshot(demo_snapshot)
-    rows, seen, after = Rows(snapshot), [], None
-    while (page := rows.page(5, after, ["sharpness"])).num_rows:
-        seen += page.to_pylist()
-        after = page["clip_id"][-1].as_py()
-    decided = {r["clip_id"]: r for r in snapshot.table("decisions").to_pylist() if r["kind"] == "clip"}
-    sharpness = {r["clip_id"]: r["sharpness"] for r in snapshot.table("clips").to_pylist()}
-    assert [row["clip_id"] for row in seen] == sorted(decided)
-    assert all(row["fate"] == decided[row["clip_id"]]["fate"] for row in seen)
-    assert all(row["sharpness"] == sharpness[row["clip_id"]] for row in seen)
-    for wrong in (0, 1001):
-        with pytest.raises(WrongCall, match="from 1 to 1000"):
-            rows.page(wrong)
-    with pytest.raises(WrongCall, match="no column 'x; DROP TABLE clips'"):
-        rows.page(5, columns=["x; DROP TABLE clips"])
-
-
-def test_counts_at_other_thresholds_are_exact(demo_snapshot: str) -> None:
-    snapshot = open_snapshot(demo_snapshot)
-    rules = parse_recipe(snapshot.commit.recipe, "demo").all_rules
-    rows, content = Rows(snapshot), {"content.near_duplicates", "content.balance", "content.orientation"}
-    assert rows.passing(rules) == snapshot.statistics().passing(without=content)
-    assert rows.passing([rule for rule in rules if rule.name != "motion.static"]) == snapshot.statistics().passing(
-        without={"motion.static", *content}
-    )
-    values = [value for value in snapshot.table("clips")["sharpness"].to_pylist() if value is not None]
-    middle = sorted(values)[len(values) // 2]
-    sharper = Rule(name="visual.sharpness", signal="sharpness", comparison=">=", threshold=middle)
-    missing = snapshot.table("clips")["sharpness"].null_count
-    assert rows.passing([sharper]) == sum(value >= middle for value in values) + missing
-    with pytest.raises(WrongCall, match="no column"):
-        rows.passing([Rule(name="a.b", signal='x" OR 1=1', comparison=">=", threshold=0)])
 
 
 def said(capsys: pytest.CaptureFixture[str], *words: str) -> str:
