@@ -232,7 +232,9 @@ def _lookup(
     firsts = sorted({key[0] for key in keys if key[0] is not None}) or [""]
     rows = view.sources[alias].between(reader, on[0].partition(".")[2], (firsts[0], firsts[-1]))
     marks = ", ".join("?" * len(firsts))
-    found = reader.table(f"SELECT {', '.join(own)} FROM {rows} {alias} WHERE {on[0]} IN ({marks}) AND {where}", firsts)
+    found = reader.small_table(
+        f"SELECT {', '.join(own)} FROM {rows} {alias} WHERE {on[0]} IN ({marks}) AND {where}", firsts
+    )
     there = zip(*(found[f"_key{i}"].to_pylist() for i in range(len(on))), strict=True)
     place = {key: row for row, key in enumerate(there)}
     places = pa.array([place.get(tuple(key)) for key in keys], pa.int64())

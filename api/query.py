@@ -3,6 +3,7 @@
 import tempfile
 import threading
 import time
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
@@ -16,6 +17,8 @@ import pyarrow.parquet as pq
 
 from api.settings import Settings
 from curation.clips.storage import filesystem, is_local, join, normalise
+
+warnings.filterwarnings("ignore", message="Arrow output on a DB-API result")  # few rows are copied knowingly
 
 AT_A_TIME = 4
 """Queries that run at the same time; the others wait, for `query_seconds` at most."""
@@ -126,8 +129,12 @@ class Reader:
         """The rows of one SELECT."""
         return self._cursor.sql(self._one_select(sql), params=list(parameters)).to_arrow_table()
 
+    def small_table(self, sql: str, parameters: Sequence[Any] = ()) -> pa.Table:
+        """The same for few rows: copied once more, but planned once (a quarter of the time of a page with 87 columns)."""
+        return self._cursor.execute(self._one_select(sql), list(parameters)).to_arrow_table()
+
     def rows(self, sql: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
-        """The same, for few rows."""
+        """The same as tuples."""
         return self._cursor.execute(self._one_select(sql), list(parameters)).fetchall()
 
     def _one_select(self, sql: str) -> str:

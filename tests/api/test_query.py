@@ -83,10 +83,9 @@ def test_a_slow_query_is_a_problem_that_says_what_to_do(settings: Any, open_serv
     assert "fewer columns" in answer.json()["detail"] and answer.headers["retry-after"]
 
 
-def test_a_database_gives_way_to_a_new_one_under_its_readers(
-    engine: QueryEngine, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_database_gives_way_to_a_new_one_under_its_readers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("api.query.CURSORS_PER_DATABASE", 3)
+    engine = QueryEngine(Settings(data=str(tmp_path)))
     with engine.cursor() as old:
         for number in range(10):
             with engine.cursor() as reader:
@@ -94,3 +93,4 @@ def test_a_database_gives_way_to_a_new_one_under_its_readers(
                 with pytest.raises(duckdb.Error):
                     reader.rows("SELECT * FROM read_text('/etc/passwd')")
         assert old.rows("SELECT 1") == [(1,)]
+    engine.close()
