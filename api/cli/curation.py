@@ -21,7 +21,10 @@ def curate_command(
     sources: Annotated[
         list[str], typer.Argument(help="Videos, folders (recursive), or .csv/.parquet lists with a uri column.")
     ],
-    recipe: Annotated[str, typer.Option(help="demo, moviegen_256, moviegen_768, or a .yaml/.toml file.")] = "demo",
+    recipe: Annotated[
+        str,
+        typer.Option(help="demo, moviegen_256, moviegen_768, moviegen_sft, moviegen_funnel, or a .yaml/.toml file."),
+    ] = "demo",
     out: Out = "lake",
     dataset: Annotated[
         str | None, typer.Option(help="Name of the data set; the recipe's by default.", metavar="NAME")

@@ -66,3 +66,19 @@ def test_the_papers_numbers_stand_in_its_recipes() -> None:
         assert rules["shots.scene_length"] == (">=", 16) and rules["shots.scene_rank"] == ("<=", 2)
         assert (recipe.clip_min_seconds, recipe.clip_max_seconds, recipe.drop_head_seconds) == (4, 16, 2)
         assert recipe.near_duplicate_similarity == 0.99 and recipe.balance
+
+
+def test_candidates_for_fine_tuning_pass_whatever_the_larger_set_asks() -> None:
+    wide, strict = load_recipe("moviegen_768"), load_recipe("moviegen_sft")
+    thresholds = {rule.name: rule.threshold for rule in strict.all_rules}
+    assert strict.clip_min_seconds == thresholds["shots.clip_length"] == 10.6
+    tightened = 0
+    for rule in wide.all_rules:
+        stricter = (
+            thresholds[rule.name] - rule.threshold
+            if rule.comparison[0] == ">"
+            else rule.threshold - thresholds[rule.name]
+        )
+        assert stricter >= 0, rule.name
+        tightened += stricter > 0
+    assert tightened >= 8
