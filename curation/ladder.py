@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 
 from curation.clips.errors import UnreadableVideo
-from curation.clips.frames import VideoFacts, packet_seconds
-from curation.clips.strip import Strip, make_strip
+from curation.clips.frames import Scan, VideoFacts, packet_seconds
+from curation.clips.signals import half_size, picture_signals
+from curation.clips.strip import Strip
 from curation.clips.time import Clock
 from curation.contracts import ClipView, Score, Unmeasured, filters
 from curation.decide import COMPARE
@@ -68,25 +69,36 @@ def ask_packets(path: str, recipe: Recipe) -> Verdict | None:
 
 
 def ask_keyframes(path: str, recipe: Recipe) -> Verdict | None:
-    """Rules on single pictures, asked of every keyframe: only where all of them fail the same rule it is a verdict."""
+    """Rules on single pictures, asked of every keyframe: only where all of them fail the same rule it is a verdict.
+
+    No further keyframe is decoded, and no filter asked, once no verdict can come of it.
+    """
     rules = [rule for rule in recipe.rules if rule.signal in _picture_signals()]
     if not rules:
         return None
-    decoded = make_strip(path, looks=False, keyframes_only=True)
-    strip = decoded.strip
-    end = max(decoded.facts.claimed_seconds or 0.0, strip.clock.duration_seconds)
-    gaps = np.diff(strip.clock.frame_seconds, append=end)
-    if len(strip) < MIN_KEYFRAMES or gaps.max() > MAX_KEYFRAME_GAP_SECONDS:
-        return None
-    wanted = [each for each in filters() if each.rung == "keyframes"]
+    scan = Scan(path, looks=False, keyframes_only=True)
+    pts: list[np.ndarray] = []
     scores: list[dict[str, Score]] = []
-    for frame in range(len(strip)):
-        view = ClipView(facts=decoded.facts, strip=strip.span(frame, frame + 1))
-        scores.append({signal: value for each in wanted for signal, value in each.score(view).items()})
-        alive = [rule for rule in rules if _fails(rule, scores[-1][rule.signal])]
-        if not alive:
-            return None  # one good picture is enough to go on
-        rules = alive
+    for batch in scan:
+        assert scan.facts is not None
+        clock = Clock(pts=batch.pts, end_pts=int(batch.pts[-1]), time_base=scan.facts.time_base)
+        signals = picture_signals(batch, half_size(batch.luma))
+        strip = Strip(video_id="", clock=clock, keyframes=batch.keyframes, signals=signals)
+        for frame in range(len(strip)):
+            view = ClipView(facts=scan.facts, strip=strip.span(frame, frame + 1), models=recipe.models)
+            wanted = {rule.signal for rule in rules}
+            asked = [each for each in filters() if wanted & {signal.name for signal in each.signals}]
+            scores.append({signal: value for each in asked for signal, value in each.score(view).items()})
+            rules = [rule for rule in rules if _fails(rule, scores[-1][rule.signal])]
+            if not rules:
+                return None  # one good picture is enough to go on
+        pts.append(batch.pts)
+    assert scan.facts is not None
+    clock = Clock(pts=np.concatenate(pts), end_pts=scan.end.end_pts, time_base=scan.facts.time_base)
+    end = max(scan.facts.claimed_seconds or 0.0, clock.duration_seconds)
+    gaps = np.diff(clock.frame_seconds, append=end)
+    if len(clock) < MIN_KEYFRAMES or gaps.max() > MAX_KEYFRAME_GAP_SECONDS:
+        return None
     values = [score[rules[0].signal] for score in scores]
     return Verdict(rung="keyframes", rule=rules[0].name, value=float(np.median(np.array(values, np.float64))))
 

@@ -3,9 +3,11 @@
 import hashlib
 import json
 import time
+from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from operator import itemgetter
 from typing import Any
 
 from curation import ladder
@@ -427,12 +429,9 @@ def _measure_clip(
     due = asking.in_order(filters() if before is None else _filters_due(before, recipe))
     row = (before or {"signal_versions": "{}", "skipped_signals": ["embedding"]}) | row
     embedding_due = EMBEDDER in _stale(row, recipe) or "embedding" in row["skipped_signals"]
-    start = decoded.strip.clock.frame_seconds[piece.start_frame]
-    looks = [
-        (float(decoded.strip.clock.frame_seconds[frame] - start), look)
-        for frame, look in decoded.looks
-        if piece.start_frame <= frame < piece.end_frame
-    ]
+    seconds = decoded.strip.clock.frame_seconds
+    first, last = (bisect_left(decoded.looks, f, key=itemgetter(0)) for f in (piece.start_frame, piece.end_frame))
+    looks = [(float(seconds[frame] - seconds[piece.start_frame]), look) for frame, look in decoded.looks[first:last]]
     strip = decoded.strip.span(piece.start_frame, piece.end_frame)
     view = ClipView(
         facts=decoded.facts,

@@ -73,7 +73,8 @@ def _fill(
     )
     for number in range(frames):
         if blank:
-            frame = av.VideoFrame(*size, "gray").reformat(format=pixels)
+            black = np.zeros((size[1], size[0]), np.uint8)  # PyAV's own new frames hold what the memory held
+            frame = av.VideoFrame.from_ndarray(black, format="gray").reformat(format=pixels)
         else:
             frame = av.VideoFrame.from_ndarray(pictures()[number % (2 * FPS)], format="rgb24").reformat(*size, pixels)
         frame.pts, frame.time_base = number if stamps is None else stamps[number], base

@@ -4,6 +4,7 @@ A strip is one table, a row per presented frame; sampled signals are null betwee
 group a video, so that a file of a thousand videos costs no more than its numbers.
 """
 
+from bisect import bisect_left
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -46,13 +47,20 @@ class Strip:
             end_pts=self.clock.frame_end_pts(end_frame - 1),
             time_base=self.clock.time_base,
         )
+        frames = self._thumbnail_frames
+        frames = frames[bisect_left(frames, start_frame) : bisect_left(frames, end_frame)]
         return Strip(
             video_id=self.video_id,
             clock=clock,
             keyframes=self.keyframes[start_frame:end_frame],
             signals={name: values[start_frame:end_frame] for name, values in self.signals.items()},
-            thumbnails={f - start_frame: p for f, p in self.thumbnails.items() if start_frame <= f < end_frame},
+            thumbnails={frame - start_frame: self.thumbnails[frame] for frame in frames},
         )
+
+    @cached_property
+    def _thumbnail_frames(self) -> list[int]:
+        """In order, so that a span looks up its own and not all: a long video has thousands of spans."""
+        return sorted(self.thumbnails)
 
     def sampled(self, name: str) -> np.ndarray:
         """The values of a signal where it was measured, float32 [samples]."""

@@ -7,6 +7,7 @@ so every video starts at 0. The end of a span is the pts of the next frame, or t
 import hashlib
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import cached_property
 
 import numpy as np
 
@@ -29,7 +30,7 @@ class Clock:
     def seconds(self, pts: int) -> float:
         return float((int(pts) - int(self.pts[0])) * self.time_base)
 
-    @property
+    @cached_property
     def frame_seconds(self) -> np.ndarray:
         """Start of every frame, float64 [F], the first at 0."""
         return (self.pts - self.pts[0]) * float(self.time_base)

@@ -3,12 +3,14 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
-from curation import ledger
+from curation import ladder, ledger
 from curation.clips import Lake
-from curation.clips.frames import probe
+from curation.clips.frames import BATCH, FrameBatch, probe
 from curation.clips.manifest import canonical_json
+from curation.clips.signals import picture_signals
 from curation.clips.storage import join, sha256
 from curation.clips.strip import write_strips
 from curation.contracts import Models
@@ -18,6 +20,7 @@ from curation.pipeline import curate
 from curation.prison import Prison
 from curation.recipes import Recipe, Rule, load_recipe
 from tests.conftest import SAMPLES
+from tests.hostile_media import encoded, repeated
 
 BEE, BLACK, BARS = (str(SAMPLES / n) for n in ("bee_720p.mp4", "black_silent_10s.mp4", "pattern_sd_grey_bars.mp4"))
 DEMO = load_recipe("demo")
@@ -48,6 +51,27 @@ def test_keyframes_reject_only_where_all_of_them_fail() -> None:
     assert verdict is not None and verdict.rule == "visual.borders" and verdict.value == pytest.approx(0.14, abs=0.01)
     assert ask_keyframes(BARS, _asks("brightness", ">=", 24)) is None
     assert ask_keyframes(BLACK, _asks("static_share", "<=", 0.1)) is None  # motion is not theirs to judge
+
+
+def test_keyframes_are_decoded_only_as_long_as_a_verdict_may_come(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of two hundred keyframes the first good one is enough to go on; a black video is looked at to its end."""
+    batches: list[int] = []
+
+    def counting(batch: FrameBatch, small: np.ndarray) -> dict[str, np.ndarray]:
+        batches.append(len(batch.pts))
+        return picture_signals(batch, small)
+
+    monkeypatch.setattr(ladder, "picture_signals", counting)
+    good, black = tmp_path / "good.mkv", tmp_path / "black.mkv"
+    good.write_bytes(encoded("matroska", "mjpeg", pixels="yuvj420p", frames=200))
+    assert ask_keyframes(str(good), DEMO) is None and batches == [BATCH]
+    batches.clear()
+    black.write_bytes(repeated(200))
+    verdict = ask_keyframes(str(black), DEMO)
+    assert verdict is not None and (verdict.rule, verdict.value) == ("visual.black", pytest.approx(16, abs=1))
+    assert sum(batches) == 200
 
 
 def test_a_file_that_cannot_be_read_is_left_to_the_full_decode() -> None:
