@@ -10,8 +10,8 @@ help: ## this list
 demo: setup ## footage -> clips -> manifest -> models -> a generated clip -> demo/report.html
 	$(BIN)/cinemill demo --out demo
 
-test: setup chromium ## the tests
-	$(BIN)/python -m pytest
+test: setup chromium ## the tests, in two processes
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-slow: setup chromium ## the tests that take long, too
 	$(BIN)/python -m pytest -m "slow or not slow"

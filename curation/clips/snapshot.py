@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import duckdb
 import pyarrow as pa
@@ -20,7 +20,6 @@ from curation.clips.storage import filesystem, is_local
 
 if TYPE_CHECKING:
     import pyarrow.dataset as pads
-    from pyiceberg.table import DataScan
 
     from curation.clips.manifest import Lake
 
@@ -66,7 +65,7 @@ class Snapshot:
     def __repr__(self) -> str:
         return f"Snapshot({self.name})"
 
-    def _scan(self, table: str, columns: Sequence[str] | None = None) -> "DataScan | None":
+    def _scan(self, table: str, columns: Sequence[str] | None = None) -> Any:
         if table not in TABLES:
             raise WrongCall(f"unknown table {table!r}; there are {', '.join(TABLES)} and the view ledger")
         iceberg = self.lake.iceberg(table) if table in self.commit.tables else None

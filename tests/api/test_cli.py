@@ -150,8 +150,11 @@ def test_ctrl_c_is_exit_130_with_the_line_that_resumes(
     def interrupt() -> None:
         deadline = time.monotonic() + 120
         while time.monotonic() < deadline:
-            lines = [json.loads(line) for line in progress.read_text().splitlines()] if progress.exists() else []
-            if any(line["stage"] == "measure" and 0 < line["done"] < line["total"] for line in lines):
+            text = progress.read_text() if progress.exists() else ""
+            whole = [
+                json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()
+            ]  # the last may be half written
+            if any(line["stage"] == "measure" and 0 < line["done"] < line["total"] for line in whole):
                 os.kill(os.getpid(), signal.SIGINT)
                 return
             time.sleep(0.02)
