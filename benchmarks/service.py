@@ -193,7 +193,7 @@ def measure(folder: str, times: int) -> list[tuple[str, np.ndarray]]:
                 np.stack(
                     [
                         [
-                            timed(lambda: get(f"{what_if}?visual.sharpness={draw.uniform(20, 40)}"), 1)[0],
+                            timed(lambda: get(f"{what_if}?visual.sharpness={draw.uniform(31, 40)}"), 1)[0],
                             timed(raw, 1)[0],
                         ]
                         for _ in range(15)
@@ -205,7 +205,7 @@ def measure(folder: str, times: int) -> list[tuple[str, np.ndarray]]:
             ("what-if, a rule left out", timed(lambda: get(f"{what_if}?visual.sharpness=-1e9"), 10)),
             (
                 "what-if, estimated",
-                timed(lambda: get(f"{what_if}?estimate=true&visual.sharpness={draw.uniform(20, 40)}"), 10),
+                timed(lambda: get(f"{what_if}?estimate=true&visual.sharpness={draw.uniform(31, 40)}"), 10),
             ),
             ("funnel", timed(lambda: get("/v1/datasets/bench/funnel"), 4)),
             ("scores of a sample", timed(lambda: get("/v1/datasets/bench/scores"), 2)),
