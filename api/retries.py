@@ -1,6 +1,7 @@
 """Which failures are worth another attempt, and when."""
 
 import random
+import re
 import signal
 from typing import Literal
 
@@ -16,6 +17,8 @@ LOST_MACHINES = (  # what Ray, sockets and a busy lake say when the work itself 
     "another run is writing to",
     "node timed out during startup",
 )  # fmt: skip
+RAY_LOG = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d+\t[A-Z]+ \w+\.py:\d+ -- .*")
+"""A line that Ray's own code logs; ours ends with a line of its own, `cinemill: ...`, or a traceback."""
 KILLED = (130, -signal.SIGKILL, -signal.SIGTERM, -signal.SIGINT, 128 + signal.SIGKILL, 128 + signal.SIGTERM)
 
 
@@ -26,9 +29,8 @@ def classify(status: int, complaint: str) -> ErrorClass:
     """
     if status == UNKNOWN_EXIT or status in KILLED or any(name in complaint for name in LOST_MACHINES):
         return "infrastructure"
-    if (
-        status == 1 and not complaint.strip()
-    ):  # Ray's core ends a process without a word when its node has died; ours always say why
+    said = [line for line in complaint.splitlines() if line.strip() and not RAY_LOG.fullmatch(line)]
+    if status == 1 and not said:  # Ray's core ends a process without a word when its node has died; ours always say why
         return "infrastructure"
     return "user" if status == 2 else "failure"
 

@@ -208,6 +208,12 @@ def test_failures_are_tried_again_by_their_class(make_settings: Any) -> None:
     assert [classify(status, "ValueError: x") for status in (1, -11, 127)] == ["failure"] * 3
     assert classify(1, "ray.exceptions.NodeDiedError: gone") == "infrastructure"
     assert classify(1, "\n") == "infrastructure", "our own code never fails without a word"
+    logged = (
+        "2026-11-30 21:43:41,251\tERROR actor_pool_map_operator.py:414 -- Map(CurationWorker).submit: actors died during "
+        "initialization 1 consecutive time(s) (max_consecutive_actor_init_deaths=0); failing execution.\n"
+    )
+    assert classify(1, logged) == "infrastructure", "what Ray logs is no word of ours"
+    assert classify(1, logged + "cinemill: failed: ValueError: x\n") == "failure"
     assert classify(2, "another run is writing to /lake; wait for it") == "infrastructure"
     settings = make_settings(max_attempts=5, retry_seconds=10.0, retry_seconds_max=30.0)
     for attempts, longest in ((1, 10.0), (2, 20.0), (3, 30.0), (4, 30.0)):

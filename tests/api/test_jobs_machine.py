@@ -52,6 +52,7 @@ class World:
         self.works: dict[str, dict[str, Any]] = {}
         self.writes: dict[str, str | None] = {}
         self.committed: dict[str, int] = {}
+        self.untold: set[str] = set()  # works whose exit status some service asked for and could not know
         self.crash_in: int | None = None
         self.pause_in: int | None = None
         self.on_pause: Any = None
@@ -114,7 +115,10 @@ class SimulatedExecutor:
     def ended(self, handle: str) -> int | None:
         self.world.point(may_pause=True)
         status = self.world.works[handle]["status"]
-        return status if status is None or handle in self.own else UNKNOWN_EXIT
+        if status is None or handle in self.own:
+            return status
+        self.world.untold.add(handle)
+        return UNKNOWN_EXIT
 
     def stop(self, handle: str, force: Force) -> None:
         work = self.world.works[handle]
@@ -270,12 +274,8 @@ class JobMachine(RuleBasedStateMachine):
                 assert self.world.committed[job.id] == job.snapshot
         for work_id, how in self.statuses.items():  # nothing is tried again that would fail again
             job_id, attempt = work_id.rsplit("-", 1)
-            if how in ("user", "failure", "nothing done") and work_id in self._seen(work_id):
+            if how in ("user", "failure", "nothing done") and work_id not in self.world.untold:
                 assert rows[job_id].attempts == int(attempt) or job_id in self.world.committed
-
-    def _seen(self, work_id: str) -> set[str]:
-        """Works whose exit status no service lost: their starter lives."""
-        return set().union(*(runner.executor.own for runner in self.runners))  # type: ignore[attr-defined]
 
     @staticmethod
     def _told_once(done: list[dict[str, Any]]) -> None:
