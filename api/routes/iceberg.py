@@ -75,7 +75,7 @@ def read_catalog_config(here: ServiceDep) -> CatalogConfig:
 
 
 @router.get("/namespaces")
-def list_namespaces(parent: Annotated[str | None, Query(max_length=1000)] = None) -> Namespaces:
+def list_namespaces(parent: Annotated[str | None, Query(min_length=1, max_length=1000)] = None) -> Namespaces:
     """The lake is one namespace without others in it."""
     if parent:
         check_namespace(parent)
