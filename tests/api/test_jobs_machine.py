@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -146,6 +147,10 @@ class JobMachine(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
+        # jobs of one moment come in the order of their ids: drawn ones would make no two runs alike
+        ids = (f"{number:016x}" for number in itertools.count())
+        self.ids = mock.patch("secrets.token_hex", side_effect=ids)
+        self.ids.start()
         self.folder = Path(tempfile.mkdtemp(dir=MEMORY))
         if JobMachine.template is None:
             JobMachine.template = Path(tempfile.mkdtemp(dir=MEMORY)) / "jobs.db"
@@ -310,6 +315,7 @@ class JobMachine(RuleBasedStateMachine):
         )
         self.everything_is_in_order()
         self.store.close()
+        self.ids.stop()
         shutil.rmtree(self.folder)
 
 
