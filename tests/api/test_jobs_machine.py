@@ -93,7 +93,7 @@ class SimulatedExecutor:
     def start(self, work_id: str, arguments: Sequence[str]) -> tuple[str, int | None]:
         world = self.world
         world.point(may_pause=True)
-        if world.refuse:
+        if world.refuse and work_id not in world.works:  # NotStarted says that it surely does not run
             world.refuse -= 1
             raise NotStarted("no room")
         if work_id not in world.works:
