@@ -101,9 +101,8 @@ def create_app(settings: Settings) -> FastAPI:
     app.openapi = lambda: _document(app)  # type: ignore[method-assign]  # FastAPI's own way to change the document
     app.add_middleware(Bodies)  # the last one added is the outermost
     app.add_middleware(Access, settings=settings)
-    app.add_middleware(
-        Gzip, minimum_size=1000, compresslevel=1
-    )  # of numbers level 9 saves an eighth and costs 13 times as much
+    # of numbers level 9 saves an eighth and costs 13 times as much
+    app.add_middleware(Gzip, minimum_size=1000, compresslevel=1)
     app.add_middleware(Gate, settings=settings)
     app.add_middleware(Tracing, metrics=metrics)
     problems.install(app)

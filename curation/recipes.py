@@ -256,7 +256,7 @@ def moviegen_768() -> Recipe:
 def moviegen_sft() -> Recipe:
     """The first of the four steps to the paper's fine-tuning set: strict thresholds, from which people pick. All but the length are ours."""
     step, half = (
-        "Movie Gen section 3.2.1, fine-tuning data: strict thresholds, whose values are ours",
+        "Movie Gen, fine-tuning set: strict thresholds; the value is ours",
         "ours: half of what pre-training allows",
     )
     stricter = {
